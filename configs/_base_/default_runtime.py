@@ -1,0 +1,3 @@
+_base_ = 'mmpretrain::_base_/default_runtime.py'
+
+custom_imports = dict(imports=['serkd_mm'], allow_failed_imports=False)

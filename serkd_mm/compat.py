@@ -1,0 +1,167 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Cures for faults of other packages' versions, and nothing else.
+
+Every cure looks for the fault itself, not for a version number, does nothing
+where the fault is absent, and has a test in ``tests/test_compat.py`` that
+fails without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def apply() -> None:
+    """Make the installed stack importable and its checkpoints loadable."""
+    _import_torchvision()
+    _import_mmrazor()
+    _allow_mmengine_checkpoints()
+
+
+def _import_torchvision() -> None:
+    """Import torchvision built for another torch flavour.
+
+    For PyPI's torchvision (a CUDA build) beside a CPU build of torch: its
+    compiled operators do not load and ``torchvision::nms`` is unknown when
+    its meta kernels are registered. Declaring the two operators without an
+    implementation lets the rest of torchvision import. On a matching stack
+    the declaration would abort the process, so it follows the error only.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        return
+    except RuntimeError as error:
+        if 'torchvision::nms' not in str(error):
+            raise
+        for name in [n for n in sys.modules if n.startswith('torchvision')]:
+            del sys.modules[name]
+        library = torch.library.Library('torchvision', 'FRAGMENT')
+        library.define(
+            'nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'
+        )
+        library.define(
+            'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'
+        )
+        # The declarations live as long as the library object does.
+        _KEPT_ALIVE.append(library)
+        importlib.import_module('torchvision')
+
+
+def _import_mmrazor() -> None:
+    """Import MMRazor 1.0 on torch >= 2.0.
+
+    Its quantization tables need names that torch.ao.quantization has lost.
+    MMRazor has a path of its own for a torch without them (< 1.13), which is
+    taken while that one module is imported.
+    """
+    if _torch_has_quantization_names():
+        return
+    import mmrazor
+
+    digit_version = mmrazor.digit_version
+
+    def without_quantization(version: str, *args: Any) -> Any:
+        if version == torch.__version__:
+            version = '1.12.0'
+        return digit_version(version, *args)
+
+    mmrazor.digit_version = without_quantization
+    try:
+        importlib.import_module(
+            'mmrazor.structures.quantization.backend_config'
+        )
+    finally:
+        mmrazor.digit_version = digit_version
+
+
+def _torch_has_quantization_names() -> bool:
+    from torch.ao.quantization import fuser_method_mappings
+
+    names = ('reverse2', 'reverse3', 'reverse_sequential_wrapper2')
+    return all(hasattr(fuser_method_mappings, name) for name in names)
+
+
+def _allow_mmengine_checkpoints() -> None:
+    """Load MMEngine's own checkpoints where torch loads weights only.
+
+    torch >= 2.6 refuses the log history that MMEngine stores beside the
+    weights. Only what those files hold is allowed: the history buffer, plain
+    numpy arrays and scalars, and, in place of ``getattr``, a lookup of the
+    history buffer's own statistics.
+    """
+    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
+        return
+    from mmengine.logging import HistoryBuffer
+
+    scalar = np.float64(0).__reduce__()[0]
+    array = np.zeros(1).__reduce__()[0]
+    allowed: list[Any] = [HistoryBuffer, np.dtype, np.ndarray]
+    allowed += {type(np.dtype(code)) for code in '?bhilqBHILQefd'}
+    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+        allowed.append((scalar, f'{module}.scalar'))
+        allowed.append((array, f'{module}._reconstruct'))
+    allowed.append((_history_statistic, 'builtins.getattr'))
+    torch.serialization.add_safe_globals(allowed)
+
+
+def _history_statistic(owner: type, name: str) -> Any:
+    """Stand-in for ``getattr`` while a checkpoint is read."""
+    from mmengine.logging import HistoryBuffer
+
+    if owner is not HistoryBuffer or name not in _HISTORY_STATISTICS:
+        raise ValueError(
+            f'refused to read attribute {name!r} of {owner!r} while loading '
+            'a checkpoint; only the statistics of mmengine.logging.'
+            f'HistoryBuffer are allowed: {sorted(_HISTORY_STATISTICS)}'
+        )
+    return getattr(owner, name)
+
+
+def disable_inplace(model: nn.Module) -> None:
+    """Turn in-place activations off, so that recorded tensors stay as they
+    were recorded.
+
+    MMRazor 1.0 means to do this, but walks ``nn.Module._modules`` only where
+    that is an ``OrderedDict``; since torch made it a plain dict nothing is
+    reached.
+    """
+    for module in model.modules():
+        if hasattr(module, 'inplace'):
+            setattr(module, 'inplace', False)  # noqa: B010
+
+
+def prepare_cpu_distributed(cfg: Any) -> None:
+    """Let the PyTorch launcher run on a machine without CUDA, over gloo.
+
+    MMEngine 0.10 selects a CUDA device before it looks whether there is one
+    and wraps the model with ``device_ids=[LOCAL_RANK]``. A process group
+    that exists already and an explicit wrapper avoid both.
+
+    Args:
+        cfg: Config of the runner; ``model_wrapper_cfg`` is filled in.
+    """
+    if cfg.get('launcher', 'none') != 'pytorch' or torch.cuda.is_available():
+        return
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    cfg.env_cfg.dist_cfg = dict(backend='gloo')
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.setdefault('model_wrapper_cfg', wrapper)
+    os.environ.setdefault('LOCAL_RANK', os.environ.get('RANK', '0'))
+
+
+_HISTORY_STATISTICS = frozenset(('min', 'max', 'mean', 'current'))
+_KEPT_ALIVE: list[Any] = []

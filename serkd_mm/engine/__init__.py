@@ -1,0 +1,1 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.

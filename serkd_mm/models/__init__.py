@@ -1,0 +1,18 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+from .algorithms import FrozenTeacherDistill
+from .connectors import SuperpixelTokenizer, TokenMap, VisualTokens
+from .distillers import SeRKDDistiller
+from .heads import DeiTDistillHead
+from .losses import TokenAngleLoss, TokenDistanceLoss, TokenFeatureLoss
+
+__all__ = [
+    'DeiTDistillHead',
+    'FrozenTeacherDistill',
+    'SeRKDDistiller',
+    'SuperpixelTokenizer',
+    'TokenAngleLoss',
+    'TokenDistanceLoss',
+    'TokenFeatureLoss',
+    'TokenMap',
+    'VisualTokens',
+]

@@ -1,0 +1,194 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from mmrazor.models.algorithms import SingleTeacherDistill
+from mmrazor.models.utils import add_prefix
+from mmrazor.registry import MODELS
+from torch import Tensor
+
+from ... import compat
+from .renormalize import Renormalize
+from .teacher_checkpoint import check_teacher_source, load_teacher_weights
+
+
+@MODELS.register_module()
+class FrozenTeacherDistill(SingleTeacherDistill):
+    """Distillation from a teacher that is a fixed function.
+
+    Differs from :class:`mmrazor.SingleTeacherDistill` in what "frozen" means.
+    The teacher
+
+    - is in eval mode and without gradient whatever mode the algorithm is in,
+      and runs its tensor forward, never its own loss;
+    - is no submodule: it is absent from ``state_dict``, ``parameters``, the
+      optimizer, the gradient reduction of distributed training and copies
+      made for averaged models (which share it), and still follows
+      ``.to()``, ``.cuda()`` and the like;
+    - sees the student's augmented batch, normalised with the teacher's own
+      mean, std and channel order where its ``data_preprocessor`` has a
+      normalisation that differs from the student's;
+    - has the weights of ``teacher_ckpt``, each of them, or training does not
+      start.
+
+    A ``data_preprocessor`` given to the algorithm (MMEngine passes a config's
+    top-level one) is handed to the student, so that the student's
+    ``train_cfg.augments`` stay in force; the student's own one wins.
+
+    Args:
+        architecture: Student, a config or a built model.
+        distiller: Config of the distiller.
+        teacher: Teacher, a config or a built model; another object than the
+            student.
+        teacher_ckpt: Path or URL of the teacher's checkpoint. Keys and shapes
+            must match exactly.
+        allow_random_teacher: Whether to accept a teacher as it was built when
+            ``teacher_ckpt`` is None. Meant for tests and dry runs.
+        data_preprocessor: Config or module of the batch preprocessing.
+        kwargs: Further arguments of :class:`mmrazor.SingleTeacherDistill`.
+
+    Raises:
+        FileNotFoundError: If ``teacher_ckpt`` names a file that is not there.
+        ValueError: If the teacher has no checkpoint, the checkpoint does not
+            fit, teacher and student are one object, or the teacher is asked
+            to be trainable.
+    """
+
+    teacher: BaseModel
+
+    def __init__(
+        self,
+        architecture: BaseModel | dict,
+        distiller: dict,
+        teacher: BaseModel | dict,
+        teacher_ckpt: str | None = None,
+        allow_random_teacher: bool = False,
+        data_preprocessor: dict | torch.nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.pop('teacher_trainable', False):
+            raise ValueError(
+                'teacher_trainable=True contradicts FrozenTeacherDistill; use '
+                'mmrazor.SingleTeacherDistill to train a teacher'
+            )
+        if teacher is architecture and not isinstance(teacher, dict):
+            raise ValueError(
+                'teacher and architecture (the student) are one object; build '
+                'two models'
+            )
+        check_teacher_source(teacher_ckpt, allow_random_teacher)
+        if isinstance(architecture, dict) and data_preprocessor is not None:
+            architecture = copy.copy(architecture)
+            architecture.setdefault('data_preprocessor', data_preprocessor)
+            data_preprocessor = None
+        super().__init__(
+            distiller=distiller,
+            teacher=teacher,
+            architecture=architecture,
+            data_preprocessor=data_preprocessor,
+            **kwargs,
+        )
+        if not self.module_inplace:
+            compat.disable_inplace(self.student)
+        if not self.teacher_module_inplace:
+            compat.disable_inplace(self.teacher)
+        if teacher_ckpt is None:
+            print_log(
+                'The teacher has RANDOM weights (allow_random_teacher=True).',
+                logger='current',
+                level=logging.WARNING,
+            )
+        else:
+            load_teacher_weights(self.teacher, teacher_ckpt)
+        self.teacher.eval()
+        self.renormalize = Renormalize.between(
+            self.data_preprocessor,
+            getattr(self.teacher, 'data_preprocessor', None),
+        )
+        self._register_load_state_dict_pre_hook(_drop_teacher_keys)
+
+    def loss(
+        self, batch_inputs: Tensor, data_samples: list | None = None
+    ) -> dict[str, Tensor]:
+        """Student and distillation losses of a batch.
+
+        Args:
+            batch_inputs: Augmented batch, normalised for the student,
+                ``(B, 3, H, W)``.
+            data_samples: Labels of the batch.
+
+        Returns:
+            The student's losses under ``student.`` and the distiller's under
+            ``distill.``, scalars.
+        """
+        distiller = self.distiller
+        if self.distillation_stopped:
+            losses = self.student(batch_inputs, data_samples, mode='loss')
+            return add_prefix(losses, 'student')
+
+        # A delivery records from the teacher and overrides in the student.
+        distiller.set_deliveries_override(False)
+        teacher, deliveries = distiller.teacher_recorders, distiller.deliveries
+        with torch.no_grad(), teacher, deliveries:
+            self.teacher(self.teacher_inputs(batch_inputs), data_samples)
+
+        distiller.set_deliveries_override(True)
+        trainable, student = (
+            self.student_trainable,
+            distiller.student_recorders,
+        )
+        with torch.set_grad_enabled(trainable), student, deliveries:
+            labelled = self.student(batch_inputs, data_samples, mode='loss')
+
+        losses = {}
+        if self.calculate_student_loss:
+            losses.update(add_prefix(labelled, 'student'))
+        distilled = distiller.compute_distill_losses()
+        losses.update(add_prefix(distilled, 'distill'))
+        return losses
+
+    def teacher_inputs(self, batch_inputs: Tensor) -> Tensor:
+        """The student's batch in the teacher's normalisation."""
+        if self.renormalize is None:
+            return batch_inputs
+        return self.renormalize(batch_inputs)
+
+    def train(self, mode: bool = True) -> FrozenTeacherDistill:
+        """Set the mode of student and distiller; the teacher stays in eval."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Plain attribute instead of submodule, see the class docstring.
+        if name == 'teacher':
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> FrozenTeacherDistill:
+        super()._apply(*args, **kwargs)
+        self.teacher._apply(*args, **kwargs)
+        return self
+
+    def __deepcopy__(self, memo: dict) -> FrozenTeacherDistill:
+        # The teacher's hooks feed its recorders, so both are shared.
+        recorders = self.distiller.teacher_recorders
+        for shared in (self.teacher, recorders):
+            memo[id(shared)] = shared
+        duplicate = self.__class__.__new__(self.__class__)
+        memo[id(self)] = duplicate
+        duplicate.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return duplicate
+
+
+def _drop_teacher_keys(state_dict: dict, prefix: str, *_: Any) -> None:
+    """Accept checkpoints of algorithms that save their teacher."""
+    for key in [k for k in state_dict if k.startswith(f'{prefix}teacher.')]:
+        del state_dict[key]

@@ -1,0 +1,72 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Renormalize(nn.Module):
+    """Turn a batch normalised for one network into another's normalisation.
+
+    With ``x = (image - mean) / std`` of the source, returns
+    ``(image - target_mean) / target_std`` as one multiply-add per channel.
+
+    Args:
+        scale: Factor per source channel, ``(3,)`` or ``(1,)``.
+        shift: Summand per source channel, same shape.
+        flip: Whether to reverse the channel order afterwards.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor, flip: bool) -> None:
+        super().__init__()
+        self.flip = flip
+        for name, value in (('scale', scale), ('shift', shift)):
+            buffer = value.float().reshape(1, -1, 1, 1)
+            self.register_buffer(name, buffer, persistent=False)
+
+    @classmethod
+    def between(
+        cls, source: nn.Module | None, target: nn.Module | None
+    ) -> Renormalize | None:
+        """Build the change from one data preprocessor to another.
+
+        Args:
+            source: Preprocessor that made the batch.
+            target: Preprocessor whose normalisation is wanted. One without
+                ``mean`` and ``std`` (MMPretrain's default when a config names
+                none) wants the batch as it is.
+
+        Returns:
+            The module, or None where nothing has to change.
+        """
+        if getattr(target, 'mean', None) is None:
+            return None
+        flip = _is_rgb(source) != _is_rgb(target)
+        mean, std = _statistics(source)
+        target_mean, target_std = _statistics(target)
+        if flip:
+            target_mean, target_std = target_mean.flip(0), target_std.flip(0)
+        scale, shift = std / target_std, (mean - target_mean) / target_std
+        unchanged = bool((scale == 1).all()) and bool((shift == 0).all())
+        return None if unchanged and not flip else cls(scale, shift, flip)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Re-normalise a batch ``(B, C, H, W)``, out of place."""
+        outputs = torch.addcmul(self.shift, inputs, self.scale)
+        return outputs.flip(1) if self.flip else outputs
+
+
+def _statistics(preprocessor: nn.Module | None) -> tuple[Tensor, Tensor]:
+    """Mean and std in float64, ``(C,)``; 0 and 1 without normalisation."""
+    mean = getattr(preprocessor, 'mean', None)
+    std = getattr(preprocessor, 'std', None)
+    if mean is None or std is None:
+        return torch.zeros(1).double(), torch.ones(1).double()
+    return mean.flatten().double().cpu(), std.flatten().double().cpu()
+
+
+def _is_rgb(preprocessor: nn.Module | None) -> bool:
+    return bool(getattr(preprocessor, 'to_rgb', False))

@@ -1,0 +1,93 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Where a teacher's weights come from, and that all of them arrive."""
+
+from __future__ import annotations
+
+import os.path as osp
+from collections.abc import Iterable
+
+from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+
+def check_teacher_source(
+    teacher_ckpt: str | None, allow_random_teacher: bool
+) -> None:
+    """Refuse a teacher without weights before anything is built.
+
+    Args:
+        teacher_ckpt: Path, or URL with a scheme that MMEngine loads.
+        allow_random_teacher: Whether no checkpoint is accepted.
+
+    Raises:
+        FileNotFoundError: If the path does not exist.
+        ValueError: If there is no checkpoint and none may be missing.
+    """
+    if teacher_ckpt is None:
+        if not allow_random_teacher:
+            raise ValueError(
+                'teacher_ckpt is not set, so the teacher would be random; '
+                'set model.teacher_ckpt to the path or URL of its checkpoint, '
+                'or model.allow_random_teacher=True for a dry run'
+            )
+    elif '://' not in teacher_ckpt and not osp.isfile(
+        osp.expanduser(teacher_ckpt)
+    ):
+        raise FileNotFoundError(
+            f'teacher_ckpt {teacher_ckpt!r} is not a file; set '
+            'model.teacher_ckpt to the path or URL of the teacher checkpoint'
+        )
+
+
+def load_teacher_weights(teacher: nn.Module, teacher_ckpt: str) -> None:
+    """Load a checkpoint into the teacher, all keys and all shapes.
+
+    Args:
+        teacher: Model to load into, on any device.
+        teacher_ckpt: Path or URL. The file holds a state dict, bare or under
+            ``state_dict``, with or without the ``module.`` prefix of wrappers.
+
+    Raises:
+        ValueError: If keys are missing or unexpected or shapes differ; the
+            message lists the first few of each kind.
+    """
+    checkpoint = CheckpointLoader.load_checkpoint(
+        teacher_ckpt, map_location='cpu'
+    )
+    weights = checkpoint.get('state_dict', checkpoint)
+    weights = {k.removeprefix('module.'): v for k, v in weights.items()}
+    expected = teacher.state_dict()
+    for key, value in expected.items():
+        # Counts steps of training; absent from files of older torch.
+        if key.endswith('num_batches_tracked'):
+            weights.setdefault(key, value)
+    try:
+        teacher.load_state_dict(weights)
+    except RuntimeError as error:
+        shapes = [
+            f'{k} {tuple(weights[k].shape)} instead of {tuple(v.shape)}'
+            for k, v in expected.items()
+            if k in weights and weights[k].shape != v.shape
+        ]
+        missing = [k for k in expected if k not in weights]
+        unexpected = [k for k in weights if k not in expected]
+        raise ValueError(
+            f'teacher_ckpt {teacher_ckpt!r} does not fit the teacher '
+            f'({type(teacher).__name__} with '
+            f'{type(getattr(teacher, "backbone", teacher)).__name__}): '
+            f'{_first("missing keys", missing)}'
+            f'{_first("unexpected keys", unexpected)}'
+            f'{_first("other shapes", shapes)}'
+            'use the model.teacher config that this checkpoint was trained '
+            'with'
+        ) from error
+    print_log(f'Teacher weights loaded from {teacher_ckpt}', logger='current')
+
+
+def _first(kind: str, names: Iterable[str], count: int = 4) -> str:
+    names = list(names)
+    if not names:
+        return ''
+    more = f', ... ({len(names)} in all)' if len(names) > count else ''
+    return f'{kind}: {", ".join(names[:count])}{more}; '

@@ -1,0 +1,120 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+from __future__ import annotations
+
+import torch.nn.functional as F
+from mmrazor.models.architectures.connectors.base_connector import (
+    BaseConnector,
+)
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from ...functional import superpixel_grid, superpixel_tokens
+from .visual_tokens import TokenMap
+
+NORMS = (None, 'ln', 'l2')
+
+
+@MODELS.register_module()
+class SuperpixelTokenizer(BaseConnector):
+    """Superpixel tokens of visual tokens.
+
+    Stands behind :class:`VisualTokens` in a list of connectors. Settings of
+    the clustering are those of :func:`serkd_mm.functional.superpixel_tokens`.
+
+    Args:
+        grid_size: Height and width of a starting cell, in tokens.
+        num_iters: Number of clustering iterations.
+        affinity: ``'attention'`` (Eq. 7) or ``'rbf'`` (Eq. 5).
+        differentiable_assignment: Whether gradients flow through the
+            association.
+        norm: Normalisation of the tokens before clustering: ``'ln'`` layer
+            norm without parameters, ``'l2'`` unit length, None as they are.
+            The association sharpens with the token norm, so teacher and
+            student only cluster alike when their tokens have like norms.
+        refine_channels: Channels of the learnable refinement, a residual 3x3
+            depthwise convolution over the superpixel grid that starts as the
+            identity; None for no refinement. Teacher records want None.
+        init_cfg: Initialisation config.
+
+    Raises:
+        ValueError: If ``norm`` is unknown.
+    """
+
+    def __init__(
+        self,
+        grid_size: int | tuple[int, int] = (2, 2),
+        num_iters: int = 1,
+        affinity: str = 'attention',
+        differentiable_assignment: bool = True,
+        norm: str | None = None,
+        refine_channels: int | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if norm not in NORMS:
+            raise ValueError(
+                f'norm must be one of {list(NORMS)}, got {norm!r}'
+            )
+        if not isinstance(grid_size, int):
+            grid_size = (int(grid_size[0]), int(grid_size[1]))
+        self.grid_size = grid_size
+        self.num_iters = num_iters
+        self.affinity = affinity
+        self.differentiable_assignment = differentiable_assignment
+        self.norm = norm
+        self.refine = (
+            None if refine_channels is None else _identity(refine_channels)
+        )
+
+    def forward_train(self, feature: TokenMap) -> Tensor:
+        """Superpixel tokens ``(B, K, C)`` of a token map, in grid order."""
+        return self.cluster(feature)[0]
+
+    def cluster(self, feature: TokenMap) -> tuple[Tensor, Tensor]:
+        """Superpixel tokens and the association that they come from.
+
+        Args:
+            feature: Tokens ``(B, N, C)`` with their grid.
+
+        Returns:
+            Superpixel tokens ``(B, K, C)`` and association ``(B, N, K)``,
+            rows sum to 1.
+
+        Raises:
+            TypeError: If ``feature`` carries no grid.
+        """
+        if not isinstance(feature, TokenMap):
+            raise TypeError(
+                'SuperpixelTokenizer needs tokens with their grid, got '
+                f'{type(feature).__name__}; put VisualTokens before it: '
+                "connector=[dict(type='VisualTokens', ...), "
+                "dict(type='SuperpixelTokenizer', ...)]"
+            )
+        tokens, hw = feature
+        if self.norm == 'ln':
+            tokens = F.layer_norm(tokens, tokens.shape[-1:])
+        elif self.norm == 'l2':
+            tokens = F.normalize(tokens, dim=-1)
+        superpixels, assignment = superpixel_tokens(
+            tokens,
+            hw,
+            grid_size=self.grid_size,
+            num_iters=self.num_iters,
+            affinity=self.affinity,
+            differentiable_assignment=self.differentiable_assignment,
+            return_assignment=True,
+        )
+        if self.refine is not None:
+            grid = superpixel_grid(hw, self.grid_size)
+            maps = superpixels.transpose(1, 2).unflatten(2, grid)
+            maps = maps + self.refine(maps)
+            superpixels = maps.flatten(2).transpose(1, 2)
+        return superpixels, assignment
+
+
+def _identity(channels: int) -> nn.Conv2d:
+    """Depthwise convolution whose residual form starts as the identity."""
+    conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+    return conv

@@ -1,0 +1,102 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from mmrazor.models.architectures.connectors.base_connector import (
+    BaseConnector,
+)
+from mmrazor.registry import MODELS
+from torch import Tensor
+
+
+class TokenMap(NamedTuple):
+    """Visual tokens and the grid that they lie on.
+
+    Attributes:
+        tokens: Tokens row by row, ``(B, N, C)``.
+        hw: Height and width of the grid, ``N == hw[0] * hw[1]``.
+    """
+
+    tokens: Tensor
+    hw: tuple[int, int]
+
+
+@MODELS.register_module()
+class VisualTokens(BaseConnector):
+    """Take the visual tokens out of what a backbone computed.
+
+    Args:
+        num_prefix_tokens: Number of class, distillation or register tokens in
+            front of the visual tokens of a sequence: 1 for ViT, 2 for DeiT
+            with distillation token, 0 without. Not used for feature maps.
+        hw: Height and width of the token grid of a sequence. None takes the
+            visual tokens as a square.
+        init_cfg: Initialisation config.
+    """
+
+    def __init__(
+        self,
+        num_prefix_tokens: int = 0,
+        hw: tuple[int, int] | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if num_prefix_tokens < 0:
+            raise ValueError(
+                f'num_prefix_tokens must be >= 0, got {num_prefix_tokens}'
+            )
+        self.num_prefix_tokens = num_prefix_tokens
+        self.hw = None if hw is None else (int(hw[0]), int(hw[1]))
+
+    def forward_train(self, feature: Tensor) -> TokenMap:
+        """Convert a token sequence or a feature map.
+
+        Args:
+            feature: Sequence ``(B, L, C)`` or map ``(B, C, H, W)``.
+
+        Returns:
+            Tokens ``(B, N, C)`` with their grid.
+
+        Raises:
+            TypeError: If ``feature`` is no tensor.
+            ValueError: If it has another number of dimensions, or the token
+                count does not fill the grid.
+        """
+        if not isinstance(feature, Tensor):
+            raise TypeError(
+                f'VisualTokens needs a tensor, got {type(feature).__name__}; '
+                'pick one item of the record with data_idx in '
+                'loss_forward_mappings'
+            )
+        if feature.dim() == 4:
+            height, width = feature.shape[2:]
+            return TokenMap(
+                feature.flatten(2).transpose(1, 2), (height, width)
+            )
+        if feature.dim() != 3:
+            raise ValueError(
+                'VisualTokens needs a (B, L, C) sequence or a (B, C, H, W) '
+                f'map, got shape {tuple(feature.shape)}'
+            )
+        tokens = feature[:, self.num_prefix_tokens :]
+        return TokenMap(tokens, self._grid(feature.shape[1]))
+
+    def _grid(self, length: int) -> tuple[int, int]:
+        """Grid of the visual tokens in a sequence of ``length`` tokens."""
+        count = length - self.num_prefix_tokens
+        side = max(math.isqrt(max(count, 1)), 1)
+        hw = self.hw or (side, side)
+        if hw[0] * hw[1] == count:
+            return hw
+        if (side + 1) ** 2 - count < count - side**2:
+            side += 1
+        wanted = 'a square' if self.hw is None else f'hw={self.hw}'
+        raise ValueError(
+            f'sequence of L={length} tokens less num_prefix_tokens='
+            f'{self.num_prefix_tokens} leaves {count} visual tokens, which do '
+            f'not fill {wanted}; the nearest square is {side}x{side}='
+            f'{side**2} (num_prefix_tokens={length - side**2}): change '
+            'num_prefix_tokens or hw of VisualTokens'
+        )

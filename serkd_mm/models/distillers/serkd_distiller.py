@@ -1,0 +1,145 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.models.task_modules import RecorderManager
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+
+@MODELS.register_module()
+class SeRKDDistiller(ConfigurableDistiller):
+    """Configurable distiller that connects every record once.
+
+    Beyond :class:`mmrazor.ConfigurableDistiller`, whose configuration it
+    shares: a connector runs once per step for a record, however many losses
+    use the result; connectors of teacher records run without gradient;
+    records are released as soon as the losses are computed. Connectors that
+    only teacher records pass through keep their initial parameters, which are
+    excluded from training.
+
+    Args:
+        kwargs: Arguments of :class:`mmrazor.ConfigurableDistiller`.
+
+    Raises:
+        ValueError: If a loss has no entry in ``loss_forward_mappings``, or a
+            recorder's source is no module of the model.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._connected: dict[tuple, Any] | None = None
+        unmapped = set(self.distill_losses) - set(self.loss_forward_mappings)
+        if unmapped:
+            raise ValueError(
+                f'distill_losses {sorted(unmapped)} have no entry in '
+                'loss_forward_mappings, so they would never be computed; map '
+                'their arguments to recorders or remove them'
+            )
+        for name in set(self.connectors) - self._student_connectors():
+            self.connectors[name].requires_grad_(False)
+
+    def prepare_from_student(self, model: nn.Module) -> None:
+        """Attach the student's recorders, ``model`` being the student."""
+        _check_sources(self.student_recorders, model, 'student')
+        super().prepare_from_student(model)
+
+    def prepare_from_teacher(self, model: nn.Module) -> None:
+        """Attach the teacher's recorders, ``model`` being the teacher."""
+        _check_sources(self.teacher_recorders, model, 'teacher')
+        super().prepare_from_teacher(model)
+
+    def compute_distill_losses(self) -> dict[str, Tensor]:
+        """Compute the mapped losses, then release all records.
+
+        Returns:
+            One scalar per entry of ``loss_forward_mappings``.
+        """
+        self._connected = {}
+        try:
+            return super().compute_distill_losses()
+        finally:
+            self._connected = None
+            for manager in (self.student_recorders, self.teacher_recorders):
+                for recorder in manager.recorders.values():
+                    recorder.reset_data_buffer()
+
+    def get_record(
+        self,
+        recorder: str,
+        from_student: bool,
+        record_idx: int = 0,
+        data_idx: int | None = None,
+        connector: str | None = None,
+        connector_idx: int | None = None,
+    ) -> Any:
+        """Look a record up and pass it through its connector.
+
+        Args:
+            recorder: Name of the recorder.
+            from_student: Whether it is one of the student's recorders.
+            record_idx: Which of several records of one forward.
+            data_idx: Which item of a record that is a sequence.
+            connector: Name of the connector, if any.
+            connector_idx: Which item of the connector's output.
+
+        Raises:
+            RuntimeError: If the recorder holds too few records.
+        """
+        key = (recorder, from_student, record_idx, data_idx, connector)
+        cached = self._connected if self._connected is not None else {}
+        if key not in cached:
+            self._check_recorded(recorder, from_student, record_idx)
+            grad = torch.is_grad_enabled() and from_student
+            with torch.set_grad_enabled(grad):
+                cached[key] = super().get_record(*key)
+        record = cached[key]
+        return record if connector_idx is None else record[connector_idx]
+
+    def _check_recorded(
+        self, recorder: str, from_student: bool, record_idx: int
+    ) -> None:
+        side = 'student' if from_student else 'teacher'
+        manager: RecorderManager = getattr(self, f'{side}_recorders')
+        source = manager.get_recorder(recorder)
+        count = len(source.data_buffer)
+        if record_idx >= count:
+            raise RuntimeError(
+                f'{side} recorder {recorder!r} (source {source.source!r}) '
+                f'recorded {count} outputs in this forward, record_idx='
+                f'{record_idx} needs {record_idx + 1}; name a source in '
+                f'{side}_recorders that the {side} runs'
+            )
+
+    def _student_connectors(self) -> set[str]:
+        """Names of the connectors that some student record passes through."""
+        return {
+            record['connector']
+            for mapping in self.loss_forward_mappings.values()
+            for record in mapping.values()
+            if record['from_student'] and record.get('connector')
+        }
+
+
+def _check_sources(
+    recorders: RecorderManager, model: nn.Module, side: str
+) -> None:
+    """Name the nearest modules when a module recorder's source is unknown."""
+    modules = [name for name, _ in model.named_modules() if name]
+    for name, recorder in recorders.recorders.items():
+        if not type(recorder).__name__.startswith('Module'):
+            continue
+        if recorder.source not in modules:
+            near = difflib.get_close_matches(
+                recorder.source, modules, n=3, cutoff=0
+            )
+            raise ValueError(
+                f'source {recorder.source!r} of {side} recorder {name!r} is '
+                f'no module of the {side} ({type(model).__name__}); nearest '
+                f'names: {", ".join(near)}; change '
+                f'distiller.{side}_recorders.{name}.source'
+            )

@@ -1,0 +1,6 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+from .token_angle_loss import TokenAngleLoss
+from .token_distance_loss import TokenDistanceLoss
+from .token_feature_loss import TokenFeatureLoss
+
+__all__ = ['TokenAngleLoss', 'TokenDistanceLoss', 'TokenFeatureLoss']
