@@ -2,9 +2,7 @@
 # Top-1 on ImageNet-1k: 82.5 (paper), not run here.
 _base_ = [
     './_base_/models/serkd_mae-base_deit-small.py',
-    'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py',
+    './_base_/datasets/imagenet_bs128_224.py',
     './_base_/schedules/deit_bs1024.py',
     './_base_/default_runtime.py',
 ]
-
-train_dataloader = dict(batch_size=128)

@@ -1,0 +1,28 @@
+# Student alone: both tokens are trained on 10 labels per class.
+# Top-1: the table that tools/quickstart.sh prints.
+_base_ = [
+    '../_base_/datasets/digits.py',
+    '../_base_/schedules/quickstart.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='DistilledVisionTransformer',
+        arch=dict(
+            embed_dims=48,
+            num_layers=3,
+            num_heads=3,
+            feedforward_channels=96,
+        ),
+        img_size=32,
+        patch_size=4,
+    ),
+    head=dict(
+        type='DeiTDistillHead',
+        num_classes=10,
+        in_channels=48,
+        label_dist_head=True,
+    ),
+)

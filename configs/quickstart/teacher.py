@@ -1,0 +1,27 @@
+# Teacher: a small ViT on all 1,077 training images of the digits.
+# Top-1: the table that tools/quickstart.sh prints.
+_base_ = [
+    '../_base_/datasets/digits.py',
+    '../_base_/schedules/quickstart.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='VisionTransformer',
+        arch=dict(
+            embed_dims=128,
+            num_layers=6,
+            num_heads=4,
+            feedforward_channels=256,
+        ),
+        img_size=32,
+        patch_size=4,
+    ),
+    head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=128),
+)
+
+train_dataloader = dict(
+    dataset=dict(times=1, dataset=dict(samples_per_class=None))
+)

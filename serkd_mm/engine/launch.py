@@ -1,0 +1,59 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""What the command lines of the tools share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import os.path as osp
+
+from mmengine.config import Config, DictAction
+
+from .. import compat
+
+
+def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every tool with a runner has."""
+    parser.add_argument('config', help='path of the config file')
+    parser.add_argument(
+        '--work-dir', help='folder for logs and checkpoints'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='overrides of the config, as key=value pairs: '
+        'train_dataloader.batch_size=64 model.teacher_ckpt=teacher.pth',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes',
+    )
+    # Older launchers pass --local_rank, newer ones --local-rank.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and put the shared options into it.
+
+    Args:
+        args: Parsed options of :func:`add_runner_arguments`.
+
+    Returns:
+        The config, ready for a runner. Its ``work_dir`` is, in this order,
+        the option, the config's own, or ``work_dirs/`` and the config's name.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        name = osp.splitext(osp.basename(args.config))[0]
+        cfg.work_dir = osp.join('work_dirs', name)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    compat.prepare_cpu_distributed(cfg)
+    return cfg

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Evaluate on several GPUs:
+# tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of test.py]
+# Environment as for dist_train.sh.
+set -euo pipefail
+if [ $# -lt 3 ]; then
+  echo "usage: $0 CONFIG CHECKPOINT GPUS [options of tools/test.py]" >&2
+  exit 2
+fi
+tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+config=$1
+checkpoint=$2
+gpus=$3
+shift 3
+
+PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec "${PYTHON:-python}" \
+  -m torch.distributed.run \
+  --nnodes="${NNODES:-1}" \
+  --node_rank="${NODE_RANK:-0}" \
+  --master_addr="${MASTER_ADDR:-127.0.0.1}" \
+  --master_port="${PORT:-29500}" \
+  --nproc_per_node="$gpus" \
+  "$tools/test.py" "$config" "$checkpoint" --launcher pytorch "$@"

@@ -1,0 +1,52 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Evaluate a checkpoint on the test set of its config.
+
+python tools/test.py configs/serkd_deit-s.py work_dirs/serkd_deit-s/epoch_300.pth
+"""
+
+import argparse
+
+from mmengine.evaluator import DumpResults
+from mmengine.fileio import dump
+from mmengine.runner import Runner
+
+from serkd_mm.engine.launch import add_runner_arguments, load_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Evaluate a checkpoint')
+    add_runner_arguments(parser)
+    parser.add_argument('checkpoint', help='path or URL of the checkpoint')
+    parser.add_argument('--out', help='file to write results to (.json, .pkl)')
+    parser.add_argument(
+        '--out-item',
+        choices=['metrics', 'pred'],
+        default='pred',
+        help='what --out holds: the metrics or every prediction (.pkl)',
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='automatic mixed precision'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    cfg.load_from = args.checkpoint
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    if 'teacher_ckpt' in cfg.model:
+        # Only the student predicts: no reason to fetch the teacher's weights.
+        cfg.model.teacher_ckpt = None
+        cfg.model.allow_random_teacher = True
+    runner = Runner.from_cfg(cfg)
+    if args.out and args.out_item == 'pred':
+        runner.test_evaluator.metrics.append(DumpResults(args.out))
+    metrics = runner.test()
+    if args.out and args.out_item == 'metrics':
+        dump(metrics, args.out)
+
+
+if __name__ == '__main__':
+    main()

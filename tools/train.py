@@ -1,0 +1,67 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Train a config, alone or as one process of a distributed job.
+
+python tools/train.py configs/serkd_deit-s.py --amp
+"""
+
+import argparse
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from serkd_mm.engine.launch import add_runner_arguments, load_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Train a config')
+    add_runner_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='go on from this checkpoint, or from the latest of the work dir',
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='automatic mixed precision'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate from auto_scale_lr.base_batch_size to '
+        'the batch size of this run',
+    )
+    parser.add_argument(
+        '--no-validate', action='store_true', help='train without validation'
+    )
+    return parser.parse_args()
+
+
+def merge_training_options(cfg: Config, args: argparse.Namespace) -> None:
+    """Put the options that only training has into the config."""
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ValueError(
+                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...)'
+                f' in {args.config}: the batch size that its learning rate is '
+                'for'
+            )
+        cfg.auto_scale_lr.enable = True
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    merge_training_options(cfg, args)
+    Runner.from_cfg(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
