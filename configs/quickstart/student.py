@@ -3,7 +3,7 @@
 _base_ = [
     '../_base_/datasets/digits.py',
     '../_base_/schedules/quickstart.py',
-    '../_base_/default_runtime.py',
+    '../_base_/quickstart_runtime.py',
 ]
 
 model = dict(

@@ -3,7 +3,7 @@
 _base_ = [
     '../_base_/datasets/digits.py',
     '../_base_/schedules/quickstart.py',
-    '../_base_/default_runtime.py',
+    '../_base_/quickstart_runtime.py',
 ]
 
 model = dict(
@@ -11,15 +11,15 @@ model = dict(
     backbone=dict(
         type='VisionTransformer',
         arch=dict(
-            embed_dims=128,
-            num_layers=6,
-            num_heads=4,
-            feedforward_channels=256,
+            embed_dims=96,
+            num_layers=4,
+            num_heads=3,
+            feedforward_channels=192,
         ),
         img_size=32,
         patch_size=4,
     ),
-    head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=128),
+    head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=96),
 )
 
 train_dataloader = dict(

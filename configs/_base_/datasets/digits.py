@@ -15,7 +15,7 @@ train_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=50,
+    batch_size=25,
     num_workers=0,
     dataset=dict(
         type='RepeatDataset',

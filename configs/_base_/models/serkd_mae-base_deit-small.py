@@ -39,7 +39,6 @@ model = dict(
     teacher=dict(
         cfg_path='mmpretrain::mae/benchmarks/'
         'vit-base-p16_8xb128-coslr-100e_in1k.py',
-        pretrained=False,
     ),
     teacher_ckpt='https://download.openmmlab.com/mmselfsup/1.x/mae/'
     'mae_vit-base-p16_8xb512-fp16-coslr-1600e_in1k/'

@@ -15,7 +15,11 @@ from torch import Tensor
 
 from ... import compat
 from .renormalize import Renormalize
-from .teacher_checkpoint import check_teacher_source, load_teacher_weights
+from .teacher import (
+    build_teacher,
+    check_teacher_source,
+    load_teacher_weights,
+)
 
 
 @MODELS.register_module()
@@ -44,8 +48,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     Args:
         architecture: Student, a config or a built model.
         distiller: Config of the distiller.
-        teacher: Teacher, a config or a built model; another object than the
-            student.
+        teacher: Teacher, a model config, ``dict(cfg_path=...)`` naming the
+            config that the teacher was trained with (a file, or
+            ``package::config.py``), or a built model other than the student.
         teacher_ckpt: Path or URL of the teacher's checkpoint. Keys and shapes
             must match exactly.
         allow_random_teacher: Whether to accept a teacher as it was built when
@@ -89,7 +94,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             data_preprocessor = None
         super().__init__(
             distiller=distiller,
-            teacher=teacher,
+            teacher=build_teacher(teacher),
             architecture=architecture,
             data_preprocessor=data_preprocessor,
             **kwargs,

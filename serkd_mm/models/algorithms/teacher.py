@@ -1,14 +1,53 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
-"""Where a teacher's weights come from, and that all of them arrive."""
+"""Where a teacher and its weights come from, and that all of them arrive."""
 
 from __future__ import annotations
 
 import os.path as osp
 from collections.abc import Iterable
 
+from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
+from mmrazor.registry import MODELS
 from torch import nn
+
+
+def build_teacher(teacher: BaseModel | dict) -> BaseModel:
+    """Build a teacher from what a config says about it.
+
+    Args:
+        teacher: A model config, ``dict(cfg_path='package::config.py')`` for
+            the model of a config of an installed package (MMRazor's form),
+            ``dict(cfg_path='path/config.py')`` for the model of a config
+            file of one's own, or a built model.
+
+    Returns:
+        The model, with random weights unless it came built.
+
+    Raises:
+        FileNotFoundError: If the config file does not exist.
+    """
+    if not isinstance(teacher, dict):
+        return teacher
+    path = teacher.get('cfg_path')
+    if path is None or '::' in path:
+        return MODELS.build(teacher)
+    if not osp.isfile(path):
+        raise FileNotFoundError(
+            f'teacher.cfg_path {path!r} is not a file; write the path of the '
+            "teacher's config, or 'package::config.py' for one of an "
+            'installed package'
+        )
+    cfg = Config.fromfile(path)
+    scope = cfg.get('default_scope', 'mmpretrain')
+    with DefaultScope.overwrite_default_scope(scope):
+        preprocessor = cfg.get('data_preprocessor')
+        if preprocessor is not None:
+            cfg.model.setdefault('data_preprocessor', preprocessor)
+        return MODELS.build(cfg.model)
 
 
 def check_teacher_source(

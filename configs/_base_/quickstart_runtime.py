@@ -1,0 +1,8 @@
+_base_ = './default_runtime.py'
+
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(interval=10, max_keep_ckpts=1),
+)
+
+randomness = dict(seed=0)
