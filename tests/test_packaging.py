@@ -160,7 +160,10 @@ def test_wheel_has_every_module_and_no_tests(wheel: Path) -> None:
 def test_package_prefix_reaches_configs_of_the_wheel(
     installed: Path, tmp_path: Path, checkout_config: dict
 ) -> None:
-    # MMEngine wants a folder after "::".
+    # MMEngine wants a folder after "::". It also marks what it reads this
+    # way with _scope_='serkd_mm', of which there is no registry, so only the
+    # model, which names its scopes, can be built; a plain path has no such
+    # limit.
     base = "'serkd_mm::_base_/../serkd_deit-s.py'"
     assert load_elsewhere(installed, tmp_path, base) == checkout_config
 
