@@ -1,7 +1,7 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 """Evaluate a checkpoint on the test set of its config.
 
-python tools/test.py configs/serkd_deit-s.py work_dirs/serkd_deit-s/epoch_300.pth
+python tools/test.py configs/serkd_deit-s.py work_dirs/epoch_300.pth
 """
 
 import argparse

@@ -26,7 +26,6 @@ model = dict(
             loss=dict(_delete_=True, type='CrossEntropyLoss'),
         ),
         init_cfg=None,
-        train_cfg=None,
     ),
     teacher=dict(_delete_=True, cfg_path='{{ fileDirname }}/teacher.py'),
     teacher_ckpt='work_dirs/quickstart/teacher/epoch_40.pth',
@@ -36,6 +35,8 @@ model = dict(
             logits=dict(source='head.layers.head'),
         ),
         distill_losses=dict(
+            # Our choice: the teacher is nearly certain on so few images.
+            loss_kd=dict(tau=4.0),
             loss_feature=dict(student_channels=48, teacher_channels=96)
         ),
     ),

@@ -1,4 +1,4 @@
-# Student alone: both tokens are trained on 10 labels per class.
+# Student alone: both tokens are trained on 5 labels per class.
 # Top-1: the table that tools/quickstart.sh prints.
 _base_ = [
     '../_base_/datasets/digits.py',
@@ -24,5 +24,11 @@ model = dict(
         num_classes=10,
         in_channels=48,
         label_dist_head=True,
+    ),
+    train_cfg=dict(
+        augments=[
+            dict(type='Mixup', alpha=0.8),
+            dict(type='CutMix', alpha=1.0),
+        ]
     ),
 )

@@ -1,5 +1,5 @@
 # Handwritten digits from scikit-learn, 32x32 pixels. The training set here is
-# the small labelled one of the students, 10 images per class, repeated so that
+# the small labelled one of the students, 5 images per class, repeated so that
 # an epoch has 1,000 images.
 data_preprocessor = dict(
     type='ClsDataPreprocessor',
@@ -19,11 +19,11 @@ train_dataloader = dict(
     num_workers=0,
     dataset=dict(
         type='RepeatDataset',
-        times=10,
+        times=20,
         dataset=dict(
             type='Digits',
             split='train',
-            samples_per_class=10,
+            samples_per_class=5,
             pipeline=train_pipeline,
         ),
     ),

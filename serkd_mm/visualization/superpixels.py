@@ -1,0 +1,146 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""From the association of tokens with superpixels to pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models.connectors import SuperpixelTokenizer
+
+if TYPE_CHECKING:
+    from ..models.algorithms import FrozenTeacherDistill
+
+
+class Assignment(NamedTuple):
+    """Association of the tokens of a batch with superpixels.
+
+    Attributes:
+        weights: ``(B, N, K)``, rows sum to 1.
+        hw: Height and width of the token grid.
+    """
+
+    weights: Tensor
+    hw: tuple[int, int]
+
+
+@torch.no_grad()
+def superpixel_assignments(
+    model: FrozenTeacherDistill, inputs: Tensor
+) -> dict[str, Assignment]:
+    """Superpixels that teacher and student form on a batch.
+
+    Args:
+        model: Algorithm whose distiller has superpixel connectors; put into
+            eval mode by the caller.
+        inputs: Batch normalised for the student, ``(B, 3, H, W)``.
+
+    Returns:
+        The association under ``'teacher'`` and ``'student'``. A side whose
+        records pass through no superpixel connector is left out.
+
+    Raises:
+        ValueError: If no record passes through a superpixel connector.
+    """
+    distiller = model.distiller
+    records = _superpixel_records(distiller)
+    if not records:
+        raise ValueError(
+            'no loss_forward_mappings entry names a connector that ends in '
+            'SuperpixelTokenizer, so this config forms no superpixels'
+        )
+    with distiller.teacher_recorders:
+        model.teacher(model.teacher_inputs(inputs))
+    with distiller.student_recorders:
+        model.student(inputs)
+    assignments = {}
+    for side, record in records.items():
+        connector = distiller.connectors[record['connector']]
+        raw = {
+            k: v for k, v in record.items() if not k.startswith('connector')
+        }
+        tokens = connector[:-1](distiller.get_record(**raw))
+        assignments[side] = Assignment(
+            connector[-1].cluster(tokens)[1], tokens.hw
+        )
+    return assignments
+
+
+def superpixel_labels(
+    assignment: Assignment, image_hw: tuple[int, int]
+) -> Tensor:
+    """Index of the strongest superpixel at every pixel.
+
+    The soft association is upsampled bilinearly before the maximum is taken,
+    so boundaries run between tokens instead of along their edges.
+
+    Args:
+        assignment: Association of a batch.
+        image_hw: Height and width of the images, in pixels.
+
+    Returns:
+        Labels in [0, K), ``(B, H, W)``, int64.
+    """
+    maps = assignment.weights.transpose(1, 2).unflatten(2, assignment.hw)
+    maps = F.interpolate(maps, image_hw, mode='bilinear', align_corners=False)
+    return maps.argmax(dim=1)
+
+
+def draw_superpixels(
+    image: np.ndarray,
+    labels: np.ndarray,
+    mode: str = 'boundary',
+    color: tuple[int, int, int] = (255, 210, 0),
+) -> np.ndarray:
+    """Draw superpixels over an image.
+
+    Args:
+        image: ``(H, W, 3)`` uint8.
+        labels: Superpixel of every pixel, ``(H, W)``.
+        mode: ``'boundary'`` draws their outlines, ``'mean'`` paints each in
+            its mean colour.
+        color: Colour of the outlines, in the channel order of the image.
+
+    Returns:
+        ``(H, W, 3)`` uint8, a new array.
+
+    Raises:
+        ValueError: If sizes differ or ``mode`` is unknown.
+    """
+    if image.shape[:2] != labels.shape:
+        raise ValueError(
+            f'labels of shape {labels.shape} do not fit an image of shape '
+            f'{image.shape}'
+        )
+    drawn = image.copy()
+    if mode == 'mean':
+        for label in np.unique(labels):
+            inside = labels == label
+            drawn[inside] = image[inside].mean(axis=0).round()
+    elif mode == 'boundary':
+        edge = np.zeros(labels.shape, dtype=bool)
+        edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+        edge[:-1] |= labels[:-1] != labels[1:]
+        drawn[edge] = color
+    else:
+        raise ValueError(f"mode must be 'boundary' or 'mean', got {mode!r}")
+    return drawn
+
+
+def _superpixel_records(distiller: nn.Module) -> dict[str, dict]:
+    """The first record of each side that becomes superpixels."""
+    records: dict[str, dict] = {}
+    for mapping in distiller.loss_forward_mappings.values():
+        for record in mapping.values():
+            name = record.get('connector')
+            chain = distiller.connectors[name] if name else None
+            if isinstance(chain, nn.Sequential) and isinstance(
+                chain[-1], SuperpixelTokenizer
+            ):
+                side = 'student' if record['from_student'] else 'teacher'
+                records.setdefault(side, record)
+    return records
