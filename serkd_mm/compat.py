@@ -11,10 +11,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine import hub
+from mmengine.config import Config
 from torch import nn
 
 
@@ -23,6 +26,7 @@ def apply() -> None:
     _import_torchvision()
     _import_mmrazor()
     _allow_mmengine_checkpoints()
+    _find_own_configs()
 
 
 def _import_torchvision() -> None:
@@ -125,6 +129,58 @@ def _history_statistic(owner: type, name: str) -> Any:
     return getattr(owner, name)
 
 
+def _find_own_configs() -> None:
+    """Let ``serkd_mm::config.py`` stand where ``mmpretrain::...`` can.
+
+    MMEngine 0.10 resolves ``package::`` paths for a fixed list of OpenMMLab
+    packages only, wants a folder behind the colons, fails on editable
+    installations, and marks every dict of such a base with the package as
+    registry scope, which a package without registries has not.
+    """
+    if getattr(Config, '_finds_serkd_mm', False):
+        return
+    get_cfg_path, get_config = Config._get_cfg_path, hub.get_config
+
+    def find_base(cfg_path: str, filename: str) -> Any:
+        if cfg_path.startswith(_CONFIG_PREFIX):
+            return own_config_path(cfg_path), None
+        return get_cfg_path(cfg_path, filename)
+
+    def find_config(cfg_path: str, pretrained: bool = False) -> Config:
+        if cfg_path.startswith(_CONFIG_PREFIX):
+            return Config.fromfile(own_config_path(cfg_path))
+        return get_config(cfg_path, pretrained)
+
+    Config._get_cfg_path = staticmethod(find_base)
+    hub.get_config = hub.hub.get_config = find_config
+    Config._finds_serkd_mm = True
+
+
+def own_config_path(name: str) -> str:
+    """File of a config of this package, installed or in a checkout.
+
+    Args:
+        name: ``serkd_mm::`` and the path below the configs folder.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+    """
+    package = Path(__file__).resolve().parent
+    installed = package / '.mim' / 'configs'
+    folder = installed if installed.is_dir() else package.parent / 'configs'
+    path = folder / name[len(_CONFIG_PREFIX) :]
+    if not path.is_file():
+        known = sorted(
+            str(p.relative_to(folder))
+            for p in folder.rglob('*.py')
+            if '_base_' not in p.parts
+        )
+        raise FileNotFoundError(
+            f'{name} is no config of serkd_mm; there are: {", ".join(known)}'
+        )
+    return str(path)
+
+
 def disable_inplace(model: nn.Module) -> None:
     """Turn in-place activations off, so that recorded tensors stay as they
     were recorded.
@@ -164,4 +220,5 @@ def prepare_cpu_distributed(cfg: Any) -> None:
 
 
 _HISTORY_STATISTICS = frozenset(('min', 'max', 'mean', 'current'))
+_CONFIG_PREFIX = 'serkd_mm::'
 _KEPT_ALIVE: list[Any] = []

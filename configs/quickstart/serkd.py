@@ -37,7 +37,7 @@ model = dict(
         distill_losses=dict(
             # Our choice: the teacher is nearly certain on so few images.
             loss_kd=dict(tau=4.0),
-            loss_feature=dict(student_channels=48, teacher_channels=96)
+            loss_feature=dict(student_channels=48, teacher_channels=96),
         ),
     ),
 )

@@ -7,6 +7,7 @@ import argparse
 import os
 import os.path as osp
 
+from mmengine import hub
 from mmengine.config import Config, DictAction
 
 from .. import compat
@@ -14,10 +15,10 @@ from .. import compat
 
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that every tool with a runner has."""
-    parser.add_argument('config', help='path of the config file')
     parser.add_argument(
-        '--work-dir', help='folder for logs and checkpoints'
+        'config', help='path of the config file, or package::config.py'
     )
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -46,7 +47,10 @@ def load_config(args: argparse.Namespace) -> Config:
         the option, the config's own, or ``work_dirs/`` and the config's name.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
+    if '::' in args.config:
+        cfg = hub.get_config(args.config)
+    else:
+        cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir

@@ -1,5 +1,6 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from .algorithms import FrozenTeacherDistill
+from .backbones import ThinResNetCIFAR
 from .connectors import SuperpixelTokenizer, TokenMap, VisualTokens
 from .distillers import SeRKDDistiller
 from .heads import DeiTDistillHead
@@ -10,6 +11,7 @@ __all__ = [
     'FrozenTeacherDistill',
     'SeRKDDistiller',
     'SuperpixelTokenizer',
+    'ThinResNetCIFAR',
     'TokenAngleLoss',
     'TokenDistanceLoss',
     'TokenFeatureLoss',
