@@ -64,7 +64,7 @@ def distance_loss(
         return F.smooth_l1_loss(psi_s, psi_t)
 
 
-def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
+def angle_loss(student: Tensor, teacher: Tensor, impl: str = 'auto') -> Tensor:
     r"""Angle-wise relation loss between token sets (Eq. 11).
 
     With :math:`\psi_{ijk}` the cosine of the angle at :math:`s_j` between
@@ -77,21 +77,37 @@ def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     The cosines follow from the Gram matrix :math:`G = S S^\top` and the
     distances :math:`d` without forming any difference of tokens:
     :math:`\psi_{ijk} = (G_{ik} - G_{ij} - G_{jk} + G_{jj}) / (d_{ij}
-    d_{jk})`. Triples with a coincident pair have value 0 and send no
-    gradient. Precision and limits as in :func:`distance_loss`. Time
-    O(B K^2 (C + K)), memory O(B K (C + K^2)).
+    d_{jk})`. Triples whose vertex :math:`s_j` coincides with an outer token
+    have value 0 and send no gradient. Precision and limits as in
+    :func:`distance_loss`. Time O(B K^2 (C + K)).
+
+    ========= ================= ===================================
+    ``impl``  memory            limits
+    ========= ================= ===================================
+    reference O(B K (C + K^2))  none
+    chunked   O(B K^2)          differentiable once
+    triton    O(B K^2)          CUDA, float32, K <= 256, once
+    ========= ================= ===================================
+
+    ``'auto'`` takes ``'triton'`` for CUDA tensors where Triton is installed
+    and its limits hold, else ``'chunked'``. ``'reference'`` is the readable
+    version and the one to differentiate twice.
 
     Args:
         student: Student tokens, ``(B, K, Cs)``.
         teacher: Teacher tokens, ``(B, K, Ct)``; detached here. ``Ct`` may
             differ from ``Cs``.
+        impl: ``'auto'``, ``'reference'``, ``'chunked'`` or ``'triton'``.
 
     Returns:
         Scalar loss, float32 (float64 where a side is float64).
 
     Raises:
         TypeError: If a side is not floating point.
-        ValueError: If the sides differ in B or K.
+        ValueError: If the sides differ in B or K, or ``impl`` is unknown or
+            does not take this K.
+        RuntimeError: If ``impl='triton'`` and Triton or a CUDA device is
+            missing.
 
     Example:
         >>> import torch
@@ -99,7 +115,14 @@ def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
         >>> float(angle_loss(tokens, tokens))
         0.0
     """
+    from .. import ops  # which imports this module
+
     dtype = _check_pair(student, teacher)
+    impl = ops.select_impl(impl, student, teacher)
+    if impl == 'triton':
+        return ops.angle_loss_triton(student, teacher)
+    if impl == 'chunked':
+        return ops.angle_loss_chunked(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
         psi_s = _angle_relation(student.to(dtype))
         psi_t = _angle_relation(teacher.detach().to(dtype))
@@ -118,7 +141,7 @@ def _distance_relation(tokens: Tensor, normalize: str) -> Tensor:
 def _angle_relation(tokens: Tensor) -> Tensor:
     """Cosines at the middle index, ``(B, K, K, K)`` as ``[b, j, i, k]``."""
     gram, distance, apart = _geometry(_unit_scale(tokens, (1, 2)))
-    inverse = apart / torch.where(apart, distance, torch.ones_like(distance))
+    inverse = _inverse(distance, apart)
     # Rows are vertices j: shifted[j, i] = G_jj - G_ij.
     shifted = torch.diagonal(gram, dim1=1, dim2=2).unsqueeze(2) - gram
     cosine = gram.unsqueeze(1) + shifted.unsqueeze(3) - gram.unsqueeze(2)
@@ -132,8 +155,18 @@ def _unit_scale(tokens: Tensor, dims: tuple[int, ...]) -> Tensor:
     Relations do not depend on scale, so value and gradient stay what they
     are; what changes is that squares of huge or tiny tokens stay in range.
     """
+    return tokens / _magnitude(tokens, dims)
+
+
+def _magnitude(tokens: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Largest absolute entry over ``dims``, kept positive and detached."""
     largest = tokens.detach().abs().amax(dim=dims, keepdim=True)
-    return tokens / largest.clamp(min=1e-20)
+    return largest.clamp(min=1e-20)
+
+
+def _inverse(distance: Tensor, apart: Tensor) -> Tensor:
+    """One over the distance, 0 for pairs that are not apart."""
+    return apart / torch.where(apart, distance, torch.ones_like(distance))
 
 
 def _geometry(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:

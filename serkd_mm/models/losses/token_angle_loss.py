@@ -13,12 +13,16 @@ class TokenAngleLoss(nn.Module):
 
     Args:
         loss_weight: Factor of the loss.
+        impl: How to compute it: ``'auto'``, ``'reference'``, ``'chunked'`` or
+            ``'triton'``, see :func:`serkd_mm.functional.angle_loss`.
     """
 
-    def __init__(self, loss_weight: float = 1.0) -> None:
+    def __init__(self, loss_weight: float = 1.0, impl: str = 'auto') -> None:
         super().__init__()
         self.loss_weight = loss_weight
+        self.impl = impl
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Compare ``(B, K, Cs)`` student and ``(B, K, Ct)`` teacher tokens."""
-        return self.loss_weight * angle_loss(preds_S, preds_T)
+        loss = angle_loss(preds_S, preds_T, impl=self.impl)
+        return self.loss_weight * loss

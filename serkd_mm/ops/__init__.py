@@ -1,0 +1,60 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Fast paths of functions in :mod:`serkd_mm.functional`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .relation_chunked import angle_loss_chunked
+from .relation_triton import (
+    MAX_TOKENS,
+    angle_loss_triton,
+    triton_installed,
+)
+
+IMPLS = ('auto', 'reference', 'chunked', 'triton')
+
+__all__ = [
+    'IMPLS',
+    'angle_loss_chunked',
+    'angle_loss_triton',
+    'select_impl',
+]
+
+
+def select_impl(
+    impl: str, student: Tensor, teacher: Tensor | None = None
+) -> str:
+    """Implementation of the angle loss to use for these tokens.
+
+    ``'auto'`` is ``'triton'`` for CUDA tensors of up to 256 tokens that are
+    computed in float32, where Triton is installed, else ``'chunked'``. Any
+    other valid name is returned as it is: an explicit choice that cannot run
+    raises where it is called.
+
+    Args:
+        impl: ``'auto'``, ``'reference'``, ``'chunked'`` or ``'triton'``.
+        student: Student tokens, ``(B, K, Cs)``.
+        teacher: Teacher tokens; a float64 side makes the loss float64.
+
+    Raises:
+        ValueError: If ``impl`` is unknown.
+
+    Example:
+        >>> import torch
+        >>> select_impl('auto', torch.zeros(2, 49, 192))
+        'chunked'
+    """
+    if impl not in IMPLS:
+        raise ValueError(f'impl must be one of {list(IMPLS)}, got {impl!r}')
+    if impl != 'auto':
+        return impl
+    sides = (student,) if teacher is None else (student, teacher)
+    fits = (
+        all(side.is_cuda for side in sides)
+        and all(side.dtype != torch.float64 for side in sides)
+        and student.shape[1] <= MAX_TOKENS
+        and triton_installed()
+    )
+    return 'triton' if fits else 'chunked'

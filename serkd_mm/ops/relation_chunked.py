@@ -1,0 +1,143 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+r"""Angle relation loss over cache-sized slabs of the cosines.
+
+The cosines are symmetric in the outer tokens, so a slab holds one outer token
+i and the others k > i: half of the triples. Those with i = k have cosine 1 on
+both sides, or 0 where the pair coincides, and are counted apart. Nothing of
+size ``K^3`` exists at any time. The rest is in
+:mod:`serkd_mm.ops.relation_fused`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .relation_fused import fused_angle_loss
+
+
+def angle_loss_chunked(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Angle-wise relation loss (Eq. 11) without ``K^3`` memory.
+
+    Value and gradient of :func:`serkd_mm.functional.angle_loss` in plain
+    PyTorch on any device; the gradient is computed together with the value,
+    and only where the student needs one. Differentiable once. Under
+    ``torch.compile`` the loss is a graph break and runs as it is. Matrix
+    products run in full float32 whatever precision is allowed elsewhere.
+
+    Time O(B K^2 (C + K)). Memory beyond the inputs and their gradient: one
+    ``(B, K, K)`` matrix and buffers of a few MiB (about 20 slabs).
+
+    Args:
+        student: Student tokens, ``(B, K, Cs)``.
+        teacher: Teacher tokens, ``(B, K, Ct)``; detached here.
+
+    Returns:
+        Scalar loss, float32 (float64 where a side is float64).
+
+    Raises:
+        TypeError: If a side is not floating point.
+        ValueError: If the sides differ in B or K.
+        RuntimeError: On a second derivative; the reference has one.
+
+    Example:
+        >>> import torch
+        >>> tokens = torch.randn(2, 49, 192)
+        >>> float(angle_loss_chunked(tokens, tokens))
+        0.0
+    """
+    return fused_angle_loss(student, teacher, slab_terms)
+
+
+def slab_terms(
+    squared: Tensor, inverse: Tensor, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Sums over the triples of some images, one outer token at a time.
+
+    Args:
+        squared: Squared distances of student and teacher, ``(2, B, K, K)``.
+        inverse: Inverse distances, 0 for coincident pairs, ``(2, B, K, K)``.
+        wanted: Whether the gradient is wanted.
+
+    Returns:
+        Sum of the Huber values over all i, j, k, a scalar, and its gradient
+        with respect to the student's ``squared``, ``(B, K, K)`` (None unless
+        ``wanted``). 18 elementwise passes over ``B K^3 / 2`` elements.
+    """
+    # Images between the tokens: slices of the first token are contiguous,
+    # and all that depends on two tokens spreads over whole rows.
+    half = squared.transpose(1, 2).contiguous().mul_(0.5)
+    inverse = inverse.transpose(1, 2).contiguous()
+    _, num, batch, _ = half.shape
+    height = half * inverse
+    buffer = half.new_empty(4 * half[0].numel())
+    sums = half.new_zeros(3 if wanted else 0, num, batch, num)
+    values = half.new_zeros(num)
+    for i in range(num - 1):
+        slab = buffer[: 4 * (num - 1 - i) * batch * num]
+        slab = slab.view(4, num - 1 - i, batch, num)
+        cosine, work = slab[:2], slab[2:]
+        _cosines(half, height, inverse, i, cosine)
+        _huber(cosine, work, out=values[i])
+        if wanted:
+            _accumulate(cosine[0], work, inverse[0], i, sums)
+    alone = (inverse[0] > 0) != (inverse[1] > 0)
+    total = 2 * values.sum() + 0.5 * alone.sum()
+    if not wanted:
+        return total, None
+    # d psi / d d_ij = v_jk - v_ij psi, and d D = 2 d d d; the pairs (i, k)
+    # and (k, i) are one triple here, hence no halves.
+    direct, along, across = sums
+    slope = direct.addcmul_(inverse[0], along, value=-1).mul_(inverse[0])
+    return total, slope.sub_(across).transpose(0, 1)
+
+
+def _cosines(
+    half: Tensor, height: Tensor, inverse: Tensor, i: int, out: Tensor
+) -> None:
+    """Write ``psi_ijk`` of one i and all k > i, as ``[side, k, b, j]``."""
+    rest, near = inverse[:, i + 1 :], inverse[:, i : i + 1]
+    base = half[:, i + 1 :, :, i : i + 1]
+    torch.addcmul(height[:, i : i + 1], base, near, value=-1, out=out)
+    out.mul_(rest).addcmul_(height[:, i + 1 :], near).clamp_(-1, 1)
+
+
+def _huber(cosine: Tensor, work: Tensor, out: Tensor) -> None:
+    """Sum the Huber values to ``out``, leave the slopes in ``work[1]``.
+
+    The slope is 0 where the student's cosine was clamped. Both sides of the
+    loss and of the clamp are one pass each in ATen.
+    """
+    aten = torch.ops.aten
+    student, teacher = cosine
+    unit = student.new_ones(())
+    aten.smooth_l1_loss.out(student, teacher, 0, 1.0, out=work[0])
+    torch.sum(work[0], (0, 1, 2), out=out)
+    aten.smooth_l1_loss_backward.grad_input(
+        unit, student, teacher, 0, 1.0, grad_input=work[0]
+    )
+    aten.hardtanh_backward.grad_input(
+        work[0], student, -1, 1, grad_input=work[1]
+    )
+
+
+def _accumulate(
+    cosine: Tensor, work: Tensor, inverse: Tensor, i: int, sums: Tensor
+) -> None:
+    """Add one slab to the three sums over triples that the gradient needs.
+
+    With the slopes W of the slab in ``work[1]``: ``direct[i]`` is the sum
+    over k of ``W v_jk``, ``along[i]`` that of ``W psi``, and likewise for
+    every k over i; ``across[k, i]`` is the sum over j of ``W v_ij v_jk``.
+    Overwrites ``cosine`` and ``work``.
+    """
+    direct, along, across = sums
+    slope = work[1]
+    rest, near = inverse[i + 1 :], inverse[i]
+    cosine.mul_(slope)
+    along[i + 1 :] += cosine
+    along[i] += cosine.sum(0)
+    direct[i + 1 :].addcmul_(slope, near)
+    slope.mul_(rest)
+    direct[i] += slope.sum(0)
+    torch.sum(slope.mul_(near), 2, out=across[i + 1 :, :, i])

@@ -1,0 +1,196 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+r"""What the fast paths of the angle loss share.
+
+With the squared distances :math:`D`, :math:`E = D / 2` and the inverse
+distances :math:`v` (0 for coincident pairs), the law of cosines reads
+
+.. math::
+    \psi_{ijk} = v_{ij} v_{jk} (E_{ij} + E_{jk} - E_{ik}),
+
+so the loss is a function of the :math:`K^2` squared distances alone. Its
+gradient :math:`P` with respect to them is found in the same pass as the value,
+and :math:`\partial L / \partial s_i = 2 \sum_j (P + P^\top)_{ij} (s_i - s_j)`
+is one product with a Laplacian matrix. Backward keeps that matrix,
+``(B, K, K)``, beside the student's tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Callable, Optional
+
+import torch
+from torch import Tensor
+
+from ..functional.relation import (
+    _check_pair,
+    _geometry,
+    _inverse,
+    _magnitude,
+)
+
+# (squared distances, inverse distances, gradient wanted) -> (sum of Huber
+# values over i, j, k, gradient P of that sum with respect to the student's
+# squared distances). Inputs are (2, B, K, K), student first; P is (B, K, K).
+Terms = Callable[[Tensor, Tensor, bool], tuple[Tensor, Optional[Tensor]]]
+
+# Bytes of one (K, K) matrix over the images that are worked on together, and
+# of a piece of the tokens. On a CPU a handful of them stay in the caches;
+# elsewhere launches cost more than memory.
+_CPU_BYTES = 5 << 18
+_DEVICE_BYTES = 1 << 25
+
+
+@torch.compiler.disable
+def fused_angle_loss(student: Tensor, teacher: Tensor, terms: Terms) -> Tensor:
+    """Angle loss whose sums over triples are left to ``terms``."""
+    dtype = _check_pair(student, teacher)
+    wanted = torch.is_grad_enabled() and student.requires_grad
+    return _AngleLoss.apply(student, teacher.detach(), dtype, terms, wanted)
+
+
+class _AngleLoss(torch.autograd.Function):
+    """Loss as a function of the tokens, its gradient through a Laplacian."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        dtype: torch.dtype,
+        terms: Terms,
+        wanted: bool,
+    ) -> Tensor:
+        batch, num, _ = student.shape
+        total = student.new_zeros((), dtype=dtype)
+        shape = (batch if wanted else 0, num, num)
+        laplacian = student.new_empty(shape, dtype=dtype)
+        size = num * num * dtype.itemsize
+        with full_precision(student.device.type):
+            for part in _pieces(batch, size, student.device):
+                pair = (student[part], teacher[part])
+                squared, inverse = _distances(pair, dtype)
+                value, slope = terms(squared, inverse, wanted)
+                total += value
+                if slope is not None:
+                    _write_laplacian(slope, laplacian[part])
+        mean = 1 / (batch * num**3)
+        ctx.save_for_backward(student, laplacian.mul_(mean))
+        return total * mean
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        student, laplacian = ctx.saved_tensors
+        with torch.no_grad():
+            grad = _token_gradient(student, laplacian, upstream)
+        if torch.is_grad_enabled():  # create_graph
+            grad = _Once.apply(student, upstream, grad)
+        return grad, None, None, None, None
+
+
+class _Once(torch.autograd.Function):
+    """Gradient whose own derivative raises instead of going missing.
+
+    PyTorch's ``once_differentiable`` raises only if the upstream gradient
+    needs a gradient, not if the tokens do.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, upstream: Tensor, grad: Tensor
+    ) -> Tensor:
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            'the fast angle losses are differentiable once; use '
+            "impl='reference' for second derivatives"
+        )
+
+
+def _token_gradient(
+    student: Tensor, laplacian: Tensor, upstream: Tensor
+) -> Tensor:
+    """Laplacian times the centred tokens, in the student's dtype."""
+    batch, num, width = student.shape
+    grad = torch.empty_like(student)
+    size = num * width * laplacian.dtype.itemsize
+    with full_precision(student.device.type):
+        for part in _pieces(batch, size, student.device):
+            tokens = student[part].to(laplacian.dtype)
+            scale = _magnitude(tokens, (1, 2))
+            tokens = tokens / scale
+            tokens -= tokens.mean(dim=1, keepdim=True)
+            tokens = torch.bmm(laplacian[part], tokens)
+            grad[part] = tokens.mul_(upstream).div_(scale)
+    return grad
+
+
+def _write_laplacian(slope: Tensor, out: Tensor) -> None:
+    """Laplacian ``2 (diag(M 1) - M)`` of ``M = P + P^T`` with ``P = slope``.
+
+    Times the tokens it is the gradient with respect to the tokens.
+    """
+    torch.add(slope, slope.transpose(1, 2), out=out)
+    diagonal = torch.diagonal(out, dim1=1, dim2=2)
+    diagonal.zero_()
+    degree = out.sum(dim=2)
+    diagonal.sub_(degree)
+    out.mul_(-2)
+
+
+def _distances(
+    pair: tuple[Tensor, Tensor], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Squared and inverse distances of both sides, each ``(2, B, K, K)``."""
+    batch, num, _ = pair[0].shape
+    squared = pair[0].new_empty((2, batch, num, num), dtype=dtype)
+    inverse = torch.empty_like(squared)
+    for side, tokens in enumerate(pair):
+        size = num * tokens.shape[2] * dtype.itemsize
+        for part in _pieces(batch, size, tokens.device):
+            piece = tokens[part].to(dtype)
+            piece = piece / _magnitude(piece, (1, 2))
+            gram, distance, apart = _geometry(piece)
+            norms = torch.diagonal(gram, dim1=1, dim2=2)
+            torch.sub(
+                norms.unsqueeze(1) + norms.unsqueeze(2),
+                gram,
+                alpha=2,
+                out=squared[side, part],
+            )
+            inverse[side, part] = _inverse(distance, apart)
+    return squared, inverse
+
+
+def _pieces(batch: int, size: int, device: torch.device) -> Iterator[slice]:
+    """Slices of the batch whose images, ``size`` bytes each, fit a piece."""
+    limit = _CPU_BYTES if device.type == 'cpu' else _DEVICE_BYTES
+    step = max(1, limit // size)
+    for start in range(0, batch, step):
+        yield slice(start, start + step)
+
+
+@contextlib.contextmanager
+def full_precision(device_type: str) -> Iterator[None]:
+    """Autocast off, and neither TF32 nor bfloat16 inside float32 products.
+
+    The Gram matrix is subtracted from its own diagonal, which leaves nothing
+    of tokens that are close together once it has 10 bits.
+    """
+    backends: list[Any] = [torch.backends.cuda.matmul]
+    setting: tuple[str, Any] = ('allow_tf32', False)
+    if hasattr(backends[0], 'fp32_precision'):  # since PyTorch 2.9
+        backends.append(getattr(torch.backends.mkldnn, 'matmul'))  # noqa: B009
+        setting = ('fp32_precision', 'ieee')
+    before = [getattr(backend, setting[0]) for backend in backends]
+    try:
+        for backend in backends:
+            setattr(backend, *setting)
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        for backend, value in zip(backends, before):
+            setattr(backend, setting[0], value)

@@ -1,0 +1,214 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+r"""Angle relation loss as one Triton kernel, without ``K^3`` memory.
+
+The mathematics is that of :mod:`serkd_mm.ops.relation_fused`; only the sums
+over triples differ. A program owns a few outer tokens i of one image and all
+vertices j, and walks over the outer tokens k. All that it sums over k stays in
+registers, what it sums over j is complete within one step, and nobody else
+writes there: no atomics, so the same input gives the same bits. Both orders of
+i and k are visited, since halving the triples would need atomics or partial
+sums in memory.
+
+Cost, computed and not measured. Per ordered triple 28 float32 instructions:
+4 for each cosine and 2 for each clamp, 1 for the difference, 2 for its slope,
+4 for the value, 3 for the mask and 8 for the three sums of the gradient
+(products and accumulation). A step reads 4 floats per (k, j) for its 4 tokens
+i, so 4 bytes per triple from L2 or L1; device memory sees 6 matrices, 24 B K^2
+bytes. At B = 128, K = 196 (963 million triples) that is 27 G instructions, or
+35 G with j padded to 256, 3.9 GB from cache and 118 MB from memory. A GPU with
+33 T instructions/s, 5 TB/s of L2 and 4.8 TB/s of memory (H200 data sheet; L2
+an estimate) takes 1.1, 0.8 and 0.02 ms: arithmetic binds, closely followed by
+L2. The tile sizes follow from this count and have not been tuned on a device.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..functional.relation import _check_pair
+from .relation_fused import fused_angle_loss
+
+MAX_TOKENS = 256
+
+# triton.language, set when the kernel is first asked for.
+tl: Any = None
+
+
+def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Angle-wise relation loss (Eq. 11) fused for CUDA.
+
+    Value and gradient of :func:`serkd_mm.functional.angle_loss`. The Gram
+    matrices come from PyTorch in full float32 (TF32 is switched off for them
+    and for their gradient, whatever is allowed elsewhere), the sums over
+    triples from one kernel. Deterministic, differentiable once, a graph break
+    under ``torch.compile``. With ``TRITON_INTERPRET=1`` set before Triton is
+    imported it runs on CPU tensors, slowly, for tests.
+
+    Time O(B K^2 (C + K)). Memory beyond the inputs and their gradient: about
+    10 ``(B, K, K)`` matrices, of which backward keeps one.
+
+    Args:
+        student: Student tokens, ``(B, K, Cs)``, K up to 256.
+        teacher: Teacher tokens, ``(B, K, Ct)``; detached here.
+
+    Returns:
+        Scalar loss, float32.
+
+    Raises:
+        TypeError: If a side is not floating point, or is float64.
+        ValueError: If the sides differ in B or K, or K is over 256.
+        RuntimeError: If Triton or a CUDA device is missing, or on a second
+            derivative.
+    """
+    if _check_pair(student, teacher) == torch.float64:
+        raise TypeError(
+            "impl='triton' computes in float32 and got float64; use "
+            "impl='chunked'"
+        )
+    if student.shape[1] > MAX_TOKENS:
+        raise ValueError(
+            f"impl='triton' takes up to {MAX_TOKENS} tokens per image, got "
+            f"K = {student.shape[1]}; use impl='chunked'"
+        )
+    if not triton_installed():
+        raise RuntimeError(
+            "impl='triton' needs the package triton, which is not installed; "
+            "use impl='chunked'"
+        )
+    on_cuda = student.is_cuda and teacher.is_cuda
+    if not on_cuda and not _compiled()[1]:
+        raise RuntimeError(
+            "impl='triton' needs tensors on a CUDA device, got "
+            f"{student.device} and {teacher.device}; use impl='chunked'"
+        )
+    return fused_angle_loss(student, teacher, kernel_terms)
+
+
+def triton_installed() -> bool:
+    """Whether Triton can be imported, without importing it."""
+    return importlib.util.find_spec('triton') is not None
+
+
+def kernel_terms(
+    squared: Tensor, inverse: Tensor, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Sums over triples, as :func:`.relation_chunked.slab_terms`."""
+    _, batch, num, _ = squared.shape
+    kernel, interpreted = _compiled()
+    rows, steps, columns = _tile(num, interpreted)
+    blocks = -(-num // rows)
+    values = squared.new_empty(batch, blocks)
+    slope = torch.empty_like(squared[0]) if wanted else values
+    across = torch.empty_like(squared[0]) if wanted else values
+    # Launches go to the current device, which need not be the tensors'.
+    with torch.cuda.device_of(squared):
+        kernel[(batch, blocks)](
+            squared,
+            inverse,
+            values,
+            slope,
+            across,
+            squared[0].numel(),
+            num,
+            WANTED=wanted,
+            ROWS=rows,
+            STEPS=steps,
+            COLUMNS=columns,
+            num_warps=8,
+        )
+    if not wanted:
+        return values.sum(), None
+    # P + P^T adds up both orders of i and k, and so does `across`; the other
+    # sums have their factor 2 from the two orders.
+    return values.sum(), slope.sub_(across, alpha=0.5)
+
+
+def _tile(num: int, interpreted: bool) -> tuple[int, int, int]:
+    """Powers of two: tokens i, tokens k of one step, vertices j."""
+    columns = max(16, 1 << (num - 1).bit_length())
+    rows = 4
+    # The interpreter pays per operation, a GPU per element and register.
+    budget = 1 << 17 if interpreted else 1 << 12
+    steps = budget // (rows * columns)
+    return rows, max(1, min(steps, columns)), columns
+
+
+@functools.cache
+def _compiled() -> tuple[Any, bool]:
+    """The kernel, and whether Triton's interpreter runs it."""
+    global tl
+    triton = importlib.import_module('triton')
+    tl = importlib.import_module('triton.language')
+    kernel = triton.jit(_angle_kernel)
+    return kernel, type(kernel).__name__ == 'InterpretedFunction'
+
+
+def _angle_kernel(  # type: ignore[no-untyped-def]
+    squared,
+    inverse,
+    values,
+    slopes,
+    acrosses,
+    side,
+    num,
+    WANTED: tl.constexpr,  # noqa: N803
+    ROWS: tl.constexpr,  # noqa: N803
+    STEPS: tl.constexpr,  # noqa: N803
+    COLUMNS: tl.constexpr,  # noqa: N803
+):
+    """Triples of ROWS outer tokens i of one image; s student, t teacher."""
+    image = tl.program_id(0).to(tl.int64) * num * num
+    i = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    j = tl.arange(0, COLUMNS)
+    ij = image + i[:, None] * num + j[None, :]
+    ij_in = (i[:, None] < num) & (j[None, :] < num)
+    # Outside K the inverse distances are 0, and with them the cosines.
+    es_ij = 0.5 * tl.load(squared + ij, mask=ij_in, other=0.0)
+    et_ij = 0.5 * tl.load(squared + side + ij, mask=ij_in, other=0.0)
+    vs_ij = tl.load(inverse + ij, mask=ij_in, other=0.0)
+    vt_ij = tl.load(inverse + side + ij, mask=ij_in, other=0.0)
+    value = tl.zeros((ROWS, COLUMNS), tl.float32)
+    direct = tl.zeros((ROWS, COLUMNS), tl.float32)
+    along = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, num, STEPS):
+        k = start + tl.arange(0, STEPS)
+        kj = image + k[:, None] * num + j[None, :]
+        kj_in = (k[:, None] < num) & (j[None, :] < num)
+        es_kj = 0.5 * tl.load(squared + kj, mask=kj_in, other=0.0)
+        et_kj = 0.5 * tl.load(squared + side + kj, mask=kj_in, other=0.0)
+        vs_kj = tl.load(inverse + kj, mask=kj_in, other=0.0)
+        vt_kj = tl.load(inverse + side + kj, mask=kj_in, other=0.0)
+        ik = image + i[:, None] * num + k[None, :]
+        ik_in = (i[:, None] < num) & (k[None, :] < num)
+        es_ik = 0.5 * tl.load(squared + ik, mask=ik_in, other=0.0)
+        et_ik = 0.5 * tl.load(squared + side + ik, mask=ik_in, other=0.0)
+        # (i, k, j) tiles. Clamped by tl.where, which keeps NaN.
+        cs = es_ij[:, None, :] + es_kj[None, :, :] - es_ik[:, :, None]
+        cs = cs * vs_ij[:, None, :] * vs_kj[None, :, :]
+        clamped = (cs <= -1.0) | (cs >= 1.0)
+        cs = tl.where(cs > 1.0, 1.0, tl.where(cs < -1.0, -1.0, cs))
+        ct = et_ij[:, None, :] + et_kj[None, :, :] - et_ik[:, :, None]
+        ct = ct * vt_ij[:, None, :] * vt_kj[None, :, :]
+        ct = tl.where(ct > 1.0, 1.0, tl.where(ct < -1.0, -1.0, ct))
+        gap = cs - ct
+        bent = tl.where(gap > 1.0, 1.0, tl.where(gap < -1.0, -1.0, gap))
+        value += tl.sum(bent * (gap - 0.5 * bent), axis=1)
+        if WANTED:
+            weight = tl.where(clamped, 0.0, bent)
+            along += tl.sum(weight * cs, axis=1)
+            weight = weight * vs_kj[None, :, :]
+            direct += tl.sum(weight, axis=1)
+            across = tl.sum(weight * vs_ij[:, None, :], axis=2)
+            tl.store(acrosses + ik, across, mask=ik_in)
+    total = tl.sum(tl.sum(value, axis=1), axis=0)
+    blocks = tl.num_programs(1)
+    tl.store(values + tl.program_id(0) * blocks + tl.program_id(1), total)
+    if WANTED:
+        slope = vs_ij * (direct - vs_ij * along)
+        tl.store(slopes + ij, slope, mask=ij_in)

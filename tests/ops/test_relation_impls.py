@@ -1,0 +1,417 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Every implementation of the angle loss against one slow reference.
+
+The Triton kernel runs where a CUDA device is present or where the whole run
+has TRITON_INTERPRET=1; without either, one test runs this file again in a
+process with the interpreter, and is skipped where Triton is not installed.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
+
+from serkd_mm import ops
+from serkd_mm.functional import angle_loss
+from serkd_mm.ops import relation_triton
+
+INSTALLED = importlib.util.find_spec('triton') is not None
+INTERPRETED = INSTALLED and os.environ.get('TRITON_INTERPRET') == '1'
+CUDA = torch.cuda.is_available()
+DEVICE = 'cuda' if CUDA and not INTERPRETED else 'cpu'
+needs_triton = pytest.mark.skipif(
+    not (INTERPRETED or (INSTALLED and CUDA)),
+    reason='needs Triton, and a CUDA device or TRITON_INTERPRET=1',
+)
+IMPLS = [
+    'reference',
+    'chunked',
+    pytest.param('triton', marks=needs_triton),
+]
+FUSED = IMPLS[1:]
+
+# Relative error against float64, for the value and for the gradient over its
+# largest entry. Half inputs are exact in float32: what is left is the
+# rounding of the gradient to their dtype.
+TOLERANCE = {
+    torch.float64: (1e-12, 1e-10),
+    torch.float32: (5e-5, 5e-5),
+    torch.bfloat16: (5e-5, 5e-3),
+    torch.float16: (5e-5, 1e-3),
+}
+SHAPES = [
+    pytest.param(*shape, id='x'.join(map(str, shape)))
+    for shape in [
+        (1, 1, 4, 6),
+        (3, 1, 2, 2),
+        (3, 2, 3, 5),
+        (1, 3, 4, 2),
+        (3, 16, 8, 8),
+        (1, 49, 6, 12),
+        (3, 49, 16, 24),
+        (3, 50, 12, 8),
+        (1, 196, 4, 6),
+    ]
+]
+UPSTREAM = -2.75
+
+
+def make_pair(batch, num, student=8, teacher=8, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(
+        torch.randn(
+            (batch, num, width), generator=generator, dtype=torch.float64
+        ).to(DEVICE, dtype)
+        for width in (student, teacher)
+    )
+
+
+def slow_cosines(tokens):
+    """Unit differences and their products, ``(B, K, K, K)`` as b j i k."""
+    difference = tokens[:, None] - tokens[:, :, None]
+    squared = difference.square().sum(-1)
+    apart = squared > 0
+    length = torch.where(apart, squared, torch.ones_like(squared)).sqrt()
+    unit = difference * (apart / length)[..., None]
+    return unit @ unit.transpose(2, 3)
+
+
+def slow_loss(student, teacher):
+    total = [
+        F.smooth_l1_loss(slow_cosines(s[None]), slow_cosines(t[None]))
+        for s, t in zip(student.double(), teacher.detach().double())
+    ]
+    return torch.stack(total).mean()
+
+
+def run(loss, student, teacher, upstream=UPSTREAM):
+    student = student.detach().clone().requires_grad_()
+    value = loss(student, teacher)
+    value.backward(torch.full_like(value, upstream))
+    return value.detach(), student.grad
+
+
+def run_impl(impl, student, teacher, **kwargs):
+    return run(lambda s, t: angle_loss(s, t, impl), student, teacher, **kwargs)
+
+
+def assert_close(actual, expected, tolerance):
+    scale = max(expected.abs().max().item(), 1e-3)
+    torch.testing.assert_close(
+        actual.double(), expected.double(), rtol=0, atol=tolerance * scale
+    )
+
+
+def unsupported(impl, dtype):
+    return impl == 'triton' and dtype == torch.float64
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize(('batch', 'num', 'student', 'teacher'), SHAPES)
+@pytest.mark.parametrize('impl', IMPLS)
+def test_value_and_gradient_match_float64(
+    impl, dtype, batch, num, student, teacher
+):
+    if unsupported(impl, dtype):
+        pytest.skip('computes in float32')
+    pair = make_pair(batch, num, student, teacher, dtype)
+    value, grad = run_impl(impl, *pair)
+    expected, expected_grad = run(slow_loss, *pair)
+    assert value.dtype == max(dtype, torch.float32, key=lambda d: d.itemsize)
+    assert grad.dtype == dtype
+    value_tolerance, grad_tolerance = TOLERANCE[dtype]
+    assert_close(value, expected, value_tolerance)
+    assert_close(grad, expected_grad, grad_tolerance)
+
+
+@pytest.mark.parametrize('impl', FUSED)
+def test_slabs_and_pieces_do_not_show(impl, monkeypatch):
+    pair = make_pair(5, 12, 6, 9)
+    whole = run_impl(impl, *pair)
+    module = ops.relation_fused
+    for limit in ('_CPU_BYTES', '_DEVICE_BYTES'):
+        monkeypatch.setattr(module, limit, 2 * 12 * 12 * 4)
+    pieces = run_impl(impl, *pair)
+    torch.testing.assert_close(pieces[0], whole[0], rtol=1e-6, atol=0)
+    assert_close(pieces[1], whole[1], 1e-6)
+
+
+def test_gradcheck_of_the_chunked_loss():
+    student, teacher = make_pair(2, 6, 4, 5, torch.float64)
+    student.requires_grad_()
+    torch.autograd.gradcheck(
+        lambda s: angle_loss(s, teacher, 'chunked'), (student,)
+    )
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_coincident_tokens_send_no_gradient(impl):
+    student, teacher = make_pair(2, 8)
+    student[0, :] = student[0, :1]  # all in one place
+    value, grad = run_impl(impl, student, teacher)
+    assert torch.isfinite(value)
+    assert torch.isfinite(grad).all()
+    assert not grad[0].any()
+    assert grad[1].any()
+
+
+@pytest.mark.parametrize('side', [0, 1])
+@pytest.mark.parametrize('impl', IMPLS)
+def test_duplicates_match_float64(impl, side):
+    pair = make_pair(2, 9, 6, 7)
+    pair[side][0, 3] = pair[side][0, 5]
+    pair[side][1, 1:4] = pair[side][1, :1]
+    value, grad = run_impl(impl, *pair)
+    expected, expected_grad = run(slow_loss, *pair)
+    assert_close(value, expected, 5e-5)
+    assert_close(grad, expected_grad, 5e-5)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_identical_inputs_give_exactly_zero(impl):
+    tokens, _ = make_pair(3, 33)
+    value, grad = run_impl(impl, tokens, tokens)
+    assert value.item() == 0
+    assert not grad.any()
+
+
+@pytest.mark.parametrize('scale', [1e-12, 1e12])
+@pytest.mark.parametrize('impl', FUSED)
+def test_scale_and_offset_leave_value_and_gradient(impl, scale):
+    student, teacher = make_pair(2, 10)
+    value, grad = run_impl(impl, student, teacher)
+    scaled, scaled_grad = run_impl(impl, scale * (student + 8), teacher)
+    torch.testing.assert_close(scaled, value, rtol=1e-3, atol=0)
+    assert_close(scaled_grad * scale, grad, 1e-3)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_not_a_number_is_not_hidden(impl):
+    student, teacher = make_pair(2, 6)
+    student[1, 2, 3] = float('nan')
+    assert angle_loss(student, teacher, impl).isnan()
+
+
+@pytest.mark.parametrize('impl', FUSED)
+def test_no_gradient_is_computed_unasked(impl):
+    student, teacher = make_pair(2, 6)
+    student.requires_grad_()
+    teacher.requires_grad_()
+    with_grad = angle_loss(student, teacher, impl)
+    with torch.no_grad():
+        without = angle_loss(student, teacher, impl)
+    assert not without.requires_grad
+    assert without == with_grad
+    assert not angle_loss(student.detach(), teacher, impl).requires_grad
+    with_grad.backward()
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize('impl', FUSED)
+def test_autocast_changes_nothing(impl):
+    pair = make_pair(2, 16)
+    expected = run_impl(impl, *pair)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        actual = run_impl(impl, *pair)
+    assert actual[0].dtype == torch.float32
+    assert torch.equal(actual[0], expected[0])
+    assert torch.equal(actual[1], expected[1])
+
+
+@pytest.mark.parametrize('impl', FUSED)
+def test_matmul_precision_changes_nothing_and_is_put_back(impl):
+    pair = make_pair(2, 16, 64, 64)
+    expected = run_impl(impl, *pair)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision('medium')
+    try:
+        actual = run_impl(impl, *pair)
+        assert torch.get_float32_matmul_precision() == 'medium'
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(actual[0], expected[0])
+    assert torch.equal(actual[1], expected[1])
+
+
+@pytest.mark.parametrize('impl', FUSED)
+def test_second_derivative_raises(impl):
+    student, teacher = make_pair(1, 5)
+    student.requires_grad_()
+    loss = angle_loss(student, teacher, impl)
+    (grad,) = torch.autograd.grad(loss, student, create_graph=True)
+    assert grad.any()
+    with pytest.raises(RuntimeError, match='differentiable once.*reference'):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize('reentrant', [True, False])
+@pytest.mark.parametrize('impl', FUSED)
+def test_activation_checkpointing(impl, reentrant):
+    pair = make_pair(2, 9)
+    expected = run_impl(impl, *pair)
+    actual = run(
+        lambda s, t: checkpoint(
+            angle_loss, s * 1, t, impl, use_reentrant=reentrant
+        ),
+        *pair,
+    )
+    assert torch.equal(actual[0], expected[0])
+    assert torch.equal(actual[1], expected[1])
+
+
+@pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
+@pytest.mark.parametrize('impl', FUSED)
+def test_compiled_surroundings(impl, backend):
+    pair = make_pair(2, 9)
+    torch.compiler.reset()
+
+    def surrounded(student, teacher):
+        return 2 * angle_loss(torch.tanh(student), teacher.cos(), impl)
+
+    expected = run(surrounded, *pair)
+    actual = run(torch.compile(surrounded, backend=backend), *pair)
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize('impl', FUSED)
+def test_strided_inputs_and_gradient(impl):
+    student, teacher = make_pair(3, 10, 8, 8)
+    expected = run_impl(impl, student, teacher)
+    strided = student.transpose(0, 2).contiguous().transpose(0, 2)
+    actual = run_impl(impl, strided, teacher.flip(2))
+    assert_close(actual[0], run(slow_loss, student, teacher.flip(2))[0], 5e-5)
+    actual = run_impl(impl, strided, teacher)
+    assert_close(actual[1], expected[1], 1e-6)
+
+
+class Watch(TorchDispatchMode):
+    """Largest result of any operator; reading a value on the host fails."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                size = leaf.untyped_storage().nbytes() // leaf.itemsize
+                self.largest = max(self.largest, size)
+        return result
+
+
+def test_chunked_has_no_cubic_tensor():
+    batch, num = 4, 64
+    student, teacher = make_pair(batch, num, 16, 24)
+    student.requires_grad_()
+    with Watch() as watch:
+        angle_loss(student, teacher, 'chunked').backward()
+    # The slabs: two sides, two work spaces.
+    assert 0 < watch.largest <= 4 * batch * num**2
+
+
+@pytest.mark.parametrize('num', [1, 20])
+@pytest.mark.parametrize('impl', ['reference', 'chunked'])
+def test_nothing_is_read_on_the_host(impl, num):
+    student, teacher = make_pair(2, num)
+    student.requires_grad_()
+    with Watch():
+        angle_loss(student, teacher, impl).backward()
+
+
+def test_unknown_impl_lists_the_valid_ones():
+    pair = make_pair(1, 4)
+    with pytest.raises(ValueError, match="'auto'.*'chunked'.*got 'fast'"):
+        angle_loss(*pair, impl='fast')
+
+
+def test_auto_takes_chunked_where_triton_cannot_run(monkeypatch):
+    monkeypatch.setattr(ops, 'triton_installed', lambda: True)
+    assert ops.select_impl('auto', torch.zeros(1, 4, 4)) == 'chunked'
+    for impl in ops.IMPLS[1:]:
+        assert ops.select_impl(impl, torch.zeros(1, 4, 4)) == impl
+
+
+class OnCuda:
+    is_cuda = True
+
+    def __init__(self, num, dtype=torch.float32):
+        self.shape = (2, num, 8)
+        self.dtype = dtype
+
+
+def test_auto_on_cuda(monkeypatch):
+    monkeypatch.setattr(ops, 'triton_installed', lambda: True)
+    assert ops.select_impl('auto', OnCuda(256)) == 'triton'
+    assert ops.select_impl('auto', OnCuda(257)) == 'chunked'
+    double = OnCuda(49, torch.float64)
+    assert ops.select_impl('auto', double) == 'chunked'
+    assert ops.select_impl('auto', OnCuda(49), double) == 'chunked'
+    monkeypatch.setattr(ops, 'triton_installed', lambda: False)
+    assert ops.select_impl('auto', OnCuda(49)) == 'chunked'
+
+
+def test_triton_says_what_is_missing(monkeypatch):
+    pair = make_pair(1, 4)
+    monkeypatch.setattr(relation_triton, 'triton_installed', lambda: False)
+    with pytest.raises(RuntimeError, match='package triton.*chunked'):
+        angle_loss(*pair, impl='triton')
+    monkeypatch.setattr(relation_triton, 'triton_installed', lambda: True)
+    monkeypatch.setattr(relation_triton, '_compiled', lambda: (None, False))
+    pair = [side.cpu() for side in pair]
+    with pytest.raises(RuntimeError, match='CUDA device.*cpu.*chunked'):
+        angle_loss(*pair, impl='triton')
+
+
+def test_triton_names_its_limits():
+    with pytest.raises(ValueError, match='256 tokens.*K = 257.*chunked'):
+        angle_loss(*make_pair(1, 257, 2, 2), impl='triton')
+    with pytest.raises(TypeError, match='float64.*chunked'):
+        angle_loss(*make_pair(1, 4, dtype=torch.float64), impl='triton')
+
+
+@pytest.mark.parametrize('impl', ['chunked', 'triton'])
+def test_shape_errors_come_first(impl):
+    loss = getattr(ops, f'angle_loss_{impl}')
+    with pytest.raises(ValueError, match='same number of images'):
+        loss(torch.zeros(2, 4, 4), torch.zeros(2, 5, 4))
+    with pytest.raises(TypeError, match='student must be floating point'):
+        loss(torch.zeros(2, 4, 4).long(), torch.zeros(2, 4, 4))
+
+
+@needs_triton
+def test_triton_gives_the_same_bits_again():
+    pair = make_pair(3, 21)
+    first, second = (run_impl('triton', *pair) for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+
+
+@needs_triton
+def test_triton_at_its_largest_size():
+    pair = make_pair(1, relation_triton.MAX_TOKENS, 4, 4)
+    value, grad = run_impl('triton', *pair)
+    expected, expected_grad = run(slow_loss, *pair)
+    assert_close(value, expected, 5e-5)
+    assert_close(grad, expected_grad, 5e-5)
+
+
+@pytest.mark.skipif(not INSTALLED, reason='Triton is not installed')
+@pytest.mark.skipif(INTERPRETED, reason='this run has the interpreter')
+def test_triton_in_its_interpreter():
+    process = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-q', '-k', 'triton', __file__],
+        env={**os.environ, 'TRITON_INTERPRET': '1'},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.returncode == 0, process.stdout[-4000:]
