@@ -1,0 +1,40 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""What every test starts from: one thread, one seed, a quiet logger."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
+
+import serkd_mm  # noqa: F401  (registers the package's classes)
+
+# For the subprocesses of the tests; this process sets its own below.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+
+@pytest.fixture(autouse=True)
+def _reproducible() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _mmpretrain_scope() -> Iterator[None]:
+    """The default scope of the package's configs."""
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Warnings and errors only, while MMEngine's logger is the tests' own."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    yield
+    logger.setLevel(level)

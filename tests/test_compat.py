@@ -1,0 +1,387 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Each cure against the fault that it cures.
+
+A test first shows the fault without the cure, in a fresh interpreter where
+imports are concerned, and is skipped where the installed stack has none.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mmrazor
+import numpy as np
+import pytest
+import torch
+from mmengine import hub
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from mmrazor.models.algorithms import BaseAlgorithm
+from torch import nn
+
+from serkd_mm import compat
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# compat.py alone: importing the package would apply every cure.
+LOAD_COMPAT = f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location(
+    'lonely_compat', {str(ROOT / 'serkd_mm' / 'compat.py')!r})
+compat = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(compat)
+"""
+
+
+def python(*lines: str) -> subprocess.CompletedProcess:
+    """Run lines in a fresh interpreter that has compat.py, unapplied."""
+    return subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', '\n'.join(lines)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+    )
+
+
+def assert_succeeds(*lines: str) -> None:
+    done = python(*lines)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_torchvision_imports_beside_another_build_of_torch() -> None:
+    without = python('import torchvision')
+    if without.returncode == 0:
+        pytest.skip('torchvision and torch fit on this stack')
+    assert 'torchvision::nms' in without.stderr.splitlines()[-1]
+
+    assert_succeeds(
+        LOAD_COMPAT,
+        'compat._import_torchvision()',
+        'import torchvision.transforms, torchvision.models',
+    )
+
+
+@pytest.mark.slow
+def test_mmrazor_imports_on_a_torch_without_quantization_names() -> None:
+    start = (LOAD_COMPAT, 'compat._import_torchvision()')
+    without = python(*start, 'import mmrazor.models')
+    if without.returncode == 0:
+        pytest.skip('mmrazor imports on this stack by itself')
+    assert 'ImportError' in without.stderr.splitlines()[-1]
+
+    assert_succeeds(
+        *start,
+        'compat._import_mmrazor()',
+        'import mmrazor.models',
+        'from mmrazor.models.algorithms import SingleTeacherDistill',
+    )
+
+
+def test_mmrazor_sees_the_true_torch_version_after_its_import() -> None:
+    version = mmrazor.digit_version(torch.__version__)
+
+    assert version[:2] == tuple(
+        int(part) for part in torch.__version__.split('.')[:2]
+    )
+
+
+@pytest.fixture
+def without_safe_globals() -> Iterator[None]:
+    """torch as it is before the package allows anything."""
+    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
+        pytest.skip('this torch loads any pickle')
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    yield
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(allowed)
+
+
+def mmengine_checkpoint(folder: Path) -> str:
+    """The kinds of content of the files that MMEngine's Runner writes."""
+    history = HistoryBuffer()
+    for value in (0.5, 0.25):
+        history.update(value)
+    path = folder / 'epoch_1.pth'
+    torch.save(
+        dict(
+            state_dict={'weight': torch.ones(2)},
+            meta=dict(epoch=1, seed=np.int64(3)),
+            message_hub=dict(
+                log_scalars={'train/loss': history},
+                runtime_info=dict(
+                    lr=np.float64(0.1),
+                    half=np.float32(0.5),
+                    counts=np.arange(3),
+                    flags=np.array([True, False]),
+                ),
+            ),
+        ),
+        path,
+    )
+    return str(path)
+
+
+def test_torch_refuses_mmengine_checkpoints_without_the_cure(
+    tmp_path: Path, without_safe_globals: None
+) -> None:
+    path = mmengine_checkpoint(tmp_path)
+    try:
+        torch.load(path)
+    except pickle.UnpicklingError:
+        return
+    pytest.skip('this torch loads any pickle')
+
+
+def test_mmengine_checkpoints_load_where_torch_loads_weights_only(
+    tmp_path: Path, without_safe_globals: None
+) -> None:
+    path = mmengine_checkpoint(tmp_path)
+    compat._allow_mmengine_checkpoints()
+
+    for content in (
+        torch.load(path, weights_only=True),
+        CheckpointLoader.load_checkpoint(path, map_location='cpu'),
+    ):
+        hub_content = content['message_hub']
+        history = hub_content['log_scalars']['train/loss']
+        assert history.data[0].tolist() == [0.5, 0.25]
+        assert history.mean() == 0.375
+        assert history.statistics('max') == 0.5
+        info = hub_content['runtime_info']
+        assert (info['lr'], info['half']) == (0.1, 0.5)
+        assert info['counts'].tolist() == [0, 1, 2]
+        assert info['flags'].tolist() == [True, False]
+        assert content['meta']['seed'] == 3
+
+
+class Call:
+    """Pickles as a call that is made while unpickling."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+def _evil(marker: str) -> dict[str, Any]:
+    write = f'open({marker!r}, "w").close()'
+    return {
+        'os.system': Call(os.system, f'touch {marker}'),
+        'builtins.eval': Call(eval, write),
+        'builtins.exec': Call(exec, write),
+        'subprocess': Call(subprocess.call, ['touch', marker]),
+        'getattr of an array': Call(getattr, np.ndarray, 'tofile'),
+        'getattr of a dunder': Call(getattr, HistoryBuffer, '__init__'),
+        'getattr of a method': Call(
+            getattr, HistoryBuffer, 'register_statistics'
+        ),
+        'getattr of an instance': Call(getattr, HistoryBuffer(), 'mean'),
+    }
+
+
+@pytest.mark.parametrize('kind', list(_evil('')))
+def test_a_checkpoint_that_asks_for_more_is_refused_and_nothing_runs(
+    tmp_path: Path, kind: str
+) -> None:
+    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
+        pytest.skip('this torch loads any pickle')
+    marker, path = tmp_path / 'ran', tmp_path / 'evil.pth'
+    torch.save({'state_dict': _evil(str(marker))[kind]}, path)
+
+    with pytest.raises((pickle.UnpicklingError, ValueError)):
+        torch.load(path, weights_only=True)
+    assert not marker.exists()
+
+
+class Activations(nn.Module):
+    """In-place activations at the top, nested and in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top = nn.ReLU(inplace=True)
+        self.nested = nn.Sequential(
+            nn.BatchNorm2d(3), nn.Sequential(nn.SiLU(inplace=True))
+        )
+        self.listed = nn.ModuleList([nn.Dropout(inplace=True)])
+
+
+def in_place(model: Activations) -> list[bool]:
+    activations = (nn.ReLU, nn.SiLU, nn.Dropout)
+    return [m.inplace for m in model.modules() if isinstance(m, activations)]
+
+
+def test_mmrazor_leaves_activations_in_place_without_the_cure() -> None:
+    model = Activations()
+    algorithm = BaseAlgorithm.__new__(BaseAlgorithm)
+    nn.Module.__init__(algorithm)
+    algorithm.architecture = model
+    algorithm.set_module_inplace_false(model, 'self.architecture')
+    if not any(in_place(model)):
+        pytest.skip('mmrazor reaches the activations on this stack')
+    assert in_place(model) == [True, True, True]
+
+
+def test_no_activation_stays_in_place_with_the_cure() -> None:
+    model = Activations()
+    assert in_place(model) == [True, True, True]
+
+    compat.disable_inplace(model)
+
+    assert in_place(model) == [False, False, False]
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a launcher tells a process, for a group of one."""
+    if torch.cuda.is_available():
+        pytest.skip('the fault needs a machine without CUDA')
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    for name, value in (
+        ('RANK', '0'),
+        ('WORLD_SIZE', '1'),
+        ('LOCAL_RANK', '0'),
+        ('MASTER_ADDR', '127.0.0.1'),
+        ('MASTER_PORT', str(port)),
+    ):
+        monkeypatch.setenv(name, value)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def distributed_config(launcher: str = 'pytorch', **extra: Any) -> ConfigDict:
+    return ConfigDict(
+        launcher=launcher,
+        env_cfg=dict(dist_cfg=dict(backend='nccl')),
+        **extra,
+    )
+
+
+def test_the_launcher_runs_on_a_machine_without_cuda(
+    one_process: None,
+) -> None:
+    from mmengine.dist import init_dist
+    from mmengine.model import MMDistributedDataParallel
+
+    # Which error depends on the build of torch.
+    failures = (AssertionError, AttributeError, RuntimeError)
+    with pytest.raises(failures, match='(?i)cuda'):
+        init_dist('pytorch', backend='gloo')
+    assert not torch.distributed.is_initialized()
+
+    cfg = distributed_config()
+    compat.prepare_cpu_distributed(cfg)
+
+    assert torch.distributed.get_backend() == 'gloo'
+    assert cfg.env_cfg.dist_cfg == dict(backend='gloo')
+    wrapper = cfg.model_wrapper_cfg
+    assert wrapper.pop('type') == 'MMDistributedDataParallel'
+    MMDistributedDataParallel(nn.Linear(2, 2), **wrapper)
+
+
+def test_a_wrapper_of_the_users_own_is_kept(one_process: None) -> None:
+    own = dict(type='MMDistributedDataParallel', device_ids=None)
+    cfg = distributed_config(model_wrapper_cfg=dict(own))
+
+    compat.prepare_cpu_distributed(cfg)
+
+    assert cfg.model_wrapper_cfg == own
+
+
+def test_a_run_without_launcher_is_left_alone() -> None:
+    cfg = distributed_config('none')
+    before = dict(cfg)
+
+    compat.prepare_cpu_distributed(cfg)
+
+    assert dict(cfg) == before
+    assert not torch.distributed.is_initialized()
+
+
+def test_own_configs_are_found_by_package_path(tmp_path: Path) -> None:
+    leaf = tmp_path / 'leaf.py'
+    leaf.write_text(
+        "_base_ = ['serkd_mm::quickstart/student.py']\n"
+        'model = dict(head=dict(num_classes=7))\n'
+    )
+    assert_succeeds(
+        LOAD_COMPAT,
+        f"""
+from mmengine import hub
+from mmengine.config import Config
+
+def from_base():
+    return Config.fromfile({str(leaf)!r})
+
+def from_hub():
+    return hub.get_config('serkd_mm::quickstart/student.py')
+
+for read in (from_base, from_hub):
+    try:
+        read()
+    except Exception:
+        pass
+    else:
+        raise SystemExit('found without the cure')
+
+compat._find_own_configs()
+
+for read, num_classes in ((from_base, 7), (from_hub, 10)):
+    model = read().model
+    assert model.head.type == 'DeiTDistillHead', model
+    assert model.head.num_classes == num_classes, model
+    assert '_scope_' not in model, model
+""",
+    )
+
+
+def test_configs_of_other_packages_are_still_found(tmp_path: Path) -> None:
+    leaf = tmp_path / 'leaf.py'
+    leaf.write_text("_base_ = 'mmpretrain::_base_/default_runtime.py'\n")
+
+    assert Config.fromfile(leaf).default_scope == 'mmpretrain'
+    other = hub.get_config('mmpretrain::deit/deit-small_4xb256_in1k.py')
+    assert other.model.backbone.arch == 'deit-small'
+
+
+@pytest.mark.parametrize('name', ['nothing.py', '_base_', 'quickstart'])
+def test_an_unknown_own_config_lists_those_there_are(
+    name: str, tmp_path: Path
+) -> None:
+    known = r'serkd_mm::.*; there are: .*quickstart/serkd\.py.*serkd_deit-s'
+    with pytest.raises(FileNotFoundError, match=known):
+        hub.get_config(f'serkd_mm::{name}')
+    leaf = tmp_path / 'leaf.py'
+    leaf.write_text(f"_base_ = 'serkd_mm::{name}'\n")
+    with pytest.raises(FileNotFoundError, match=known):
+        Config.fromfile(leaf)
+
+
+def test_applying_the_cures_twice_changes_nothing() -> None:
+    before = (
+        Config._get_cfg_path,
+        hub.get_config,
+        mmrazor.digit_version,
+    )
+
+    compat.apply()
+
+    assert before == (
+        Config._get_cfg_path,
+        hub.get_config,
+        mmrazor.digit_version,
+    )
