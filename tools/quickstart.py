@@ -216,8 +216,10 @@ def draw_pairs(out: Path, epochs: int, path: Path, columns: int = 8) -> None:
         for i in chosen
     ]
     rows = {'image': images}
-    for side, assignment in assignments.items():
-        maps = superpixel_labels(assignment, images[0].shape[:2]).numpy()
+    for side in ('teacher', 'student'):
+        maps = superpixel_labels(
+            assignments[side], images[0].shape[:2]
+        ).numpy()
         rows[f'{side}: superpixels'] = [
             draw_superpixels(image, labels)
             for image, labels in zip(images, maps)

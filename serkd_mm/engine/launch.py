@@ -12,6 +12,9 @@ from mmengine.config import Config, DictAction
 
 from .. import compat
 
+# Datasets of MMPretrain that read a folder and cannot download it.
+FOLDER_DATASETS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
+
 
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that every tool with a runner has."""
@@ -45,6 +48,9 @@ def load_config(args: argparse.Namespace) -> Config:
     Returns:
         The config, ready for a runner. Its ``work_dir`` is, in this order,
         the option, the config's own, or ``work_dirs/`` and the config's name.
+
+    Raises:
+        FileNotFoundError: If the config or a folder of images is missing.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if '::' in args.config:
@@ -59,5 +65,21 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = osp.join('work_dirs', name)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    _check_data_folders(cfg)
     compat.prepare_cpu_distributed(cfg)
     return cfg
+
+
+def _check_data_folders(cfg: Config) -> None:
+    """Say which key names a folder of images that is not there."""
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        dataset = (cfg.get(name) or {}).get('dataset', {})
+        if dataset.get('type') not in FOLDER_DATASETS:
+            continue
+        root = dataset.get('data_root') or '.'
+        if '://' not in root and not osp.isdir(root):
+            raise FileNotFoundError(
+                f'{name}.dataset.data_root {root!r} is not a folder; put the '
+                f'images there or set {name}.dataset.data_root (train, val '
+                'and test have one each)'
+            )

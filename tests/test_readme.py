@@ -1,0 +1,81 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""The README's code does what the README says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmrazor.registry import MODELS as MMRAZOR_MODELS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / 'README.md').read_text()
+
+
+def python_block(containing: str) -> str:
+    """The one Python block of the README that holds a text."""
+    blocks = re.findall(r'```python\n(.*?)```', README, flags=re.S)
+    (block,) = [b for b in blocks if containing in b]
+    return block
+
+
+def build_random(cfg: Config) -> torch.nn.Module:
+    """Build the config's algorithm without any checkpoint."""
+    init_default_scope('mmpretrain')
+    cfg.model.teacher_ckpt = None
+    cfg.model.allow_random_teacher = True
+    cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return MODELS.build(cfg.model)
+
+
+def test_the_swapped_teacher_builds_and_gives_finite_losses(tmp_path):
+    path = tmp_path / 'swap.py'
+    path.write_text(python_block('resnet50_8xb32_in1k.py'))
+    cfg = Config.fromfile(path)
+    assert cfg.model.teacher_ckpt.endswith('ea4938fc.pth')
+    model = build_random(cfg)
+    assert type(model.teacher.backbone).__name__ == 'ResNet'
+    samples = [_labelled(label) for label in range(2)]
+    losses = model(torch.randn(2, 3, 224, 224), samples, mode='loss')
+    assert set(losses) == {
+        'student.loss',
+        'distill.loss_kd',
+        'distill.loss_feature',
+        'distill.loss_distance',
+        'distill.loss_angle',
+    }
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+@pytest.fixture
+def example_loss():
+    """The loss of the README, registered for one test."""
+    exec(python_block('class TokenCosineLoss'), {})
+    yield
+    MMRAZOR_MODELS.module_dict.pop('TokenCosineLoss')
+
+
+def test_the_added_loss_is_computed(tmp_path, example_loss):
+    path = tmp_path / 'loss.py'
+    path.write_text(
+        "_base_ = 'serkd_mm::quickstart/serkd.py'\n"
+        + python_block("type='TokenCosineLoss'")
+    )
+    model = build_random(Config.fromfile(path))
+    losses = model(torch.randn(1, 3, 32, 32), [_labelled(3)], mode='loss')
+    assert 0 < losses['distill.loss_cosine'] <= 2
+
+
+def test_every_file_that_the_readme_links_to_exists():
+    for target in re.findall(r'\]\((?!https?:)([^)#]+)\)', README):
+        assert (ROOT / target).is_file(), target
+
+
+def _labelled(label: int):
+    from mmpretrain.structures import DataSample
+
+    return DataSample().set_gt_label(label)
