@@ -1,0 +1,810 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""What "frozen" means, and that every weight of the teacher arrives."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine import hub
+from mmengine.model import ExponentialMovingAverage
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner import load_checkpoint
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from serkd_mm.models.algorithms import frozen_teacher_distill
+
+from .builders import (
+    CLASSES,
+    algorithm_config,
+    batch,
+    build,
+    cnn_config,
+    distiller_config,
+    losses_of,
+    raw_batch,
+    recorder,
+    student_config,
+    total,
+    vit_config,
+)
+
+STOCHASTIC = dict(drop_rate=0.3, drop_path_rate=0.4)
+BASE = dict(type='ClsDataPreprocessor', num_classes=CLASSES)
+RGB = dict(
+    BASE,
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    to_rgb=True,
+)
+OTHER_RGB = dict(
+    BASE, mean=[127.5, 120.0, 110.0], std=[127.5, 60.0, 50.0], to_rgb=True
+)
+BGR = dict(BASE, mean=[104.0, 117.0, 124.0], std=[1.0, 2.0, 3.0], to_rgb=False)
+PLAIN = dict(BASE, to_rgb=False)
+MIXUP = dict(augments=[dict(type='Mixup', alpha=0.8)])
+
+
+def watch_inputs(module: nn.Module) -> list[Tensor]:
+    """The first argument of every later call of a module."""
+    seen: list[Tensor] = []
+    module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    return seen
+
+
+def watch_outputs(module: nn.Module) -> list[Tensor]:
+    """Copies of what a module returns from now on."""
+    seen: list[Tensor] = []
+    module.register_forward_hook(
+        lambda _, args, output: seen.append(output.clone())
+    )
+    return seen
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, copied."""
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    return {name: tensor.detach().clone() for name, tensor in tensors}
+
+
+def assert_same(
+    actual: dict[str, Tensor], expected: dict[str, Tensor]
+) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+def build_with_cnn_teacher(**overrides: Any) -> nn.Module:
+    """A teacher with BatchNorm, 8x8 tokens against the student's 4x4."""
+    distiller = distiller_config(losses=('loss_kd', 'loss_distance'))
+    distiller['teacher_recorders'] = dict(
+        tokens=recorder('backbone.layer3'), logits=recorder('head.fc')
+    )
+    distiller['connectors']['teacher_superpixels'] = [
+        dict(type='VisualTokens'),
+        dict(type='SuperpixelTokenizer', grid_size=(4, 4), norm='ln'),
+    ]
+    return build(teacher=cnn_config(), distiller=distiller, **overrides)
+
+
+# -- mode and gradient ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'switch',
+    [
+        lambda model: model,
+        lambda model: model.train(),
+        lambda model: model.train(False),
+        lambda model: model.eval(),
+        lambda model: model.eval().train().train(False).train(),
+        lambda model: model.requires_grad_(True).train(),
+    ],
+    ids=['built', 'train', 'train(False)', 'eval', 'chain', 'requires_grad_'],
+)
+def test_the_teacher_is_frozen_in_every_mode(switch: Callable) -> None:
+    model = switch(build(teacher=vit_config(**STOCHASTIC)))
+
+    assert not any(m.training for m in model.teacher.modules())
+    assert not any(p.requires_grad for p in model.teacher.parameters())
+
+
+def test_train_sets_the_student_and_returns_the_model() -> None:
+    model = build()
+
+    assert model.train(False) is model
+    assert not any(m.training for m in model.student.modules())
+    assert model.train() is model
+    assert all(m.training for m in model.student.modules())
+    assert model.distiller.training
+
+
+def test_a_teacher_with_dropout_gives_the_same_outputs_twice() -> None:
+    model = build(teacher=vit_config(**STOCHASTIC))
+    logits = watch_outputs(model.teacher.head.layers.head)
+    inputs, samples = batch()
+
+    losses_of(model, inputs, samples)
+    losses_of(model.train(), inputs, samples)
+    model.teacher.train()
+    model.teacher(inputs, mode='tensor')
+    model.teacher.head(model.teacher.extract_feat(inputs))
+
+    assert torch.equal(logits[0], logits[1])
+    # A teacher in train mode would have differed.
+    assert not torch.equal(logits[1], logits[2])
+
+
+def test_the_gradient_stops_at_the_teacher() -> None:
+    model = build()
+    recorded = watch_outputs(model.teacher.backbone.ln1)
+
+    total(losses_of(model)).backward()
+
+    assert not recorded[0].requires_grad
+    assert all(p.grad is None for p in model.teacher.parameters())
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize('build_model', [build, build_with_cnn_teacher])
+def test_training_leaves_the_teacher_as_it_was(build_model: Callable) -> None:
+    model = build_model()
+    probe = torch.randn(3, 3, 32, 32)
+    before = snapshot(model.teacher)
+    student_before = snapshot(model.student)
+    output_before = model.teacher(probe, mode='tensor')
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    for _ in range(4):
+        optimizer.zero_grad()
+        total(losses_of(model)).backward()
+        optimizer.step()
+
+    assert_same(snapshot(model.teacher), before)
+    torch.testing.assert_close(
+        model.teacher(probe, mode='tensor'), output_before, rtol=0, atol=0
+    )
+    student_after = snapshot(model.student)
+    trained = [p for p, _ in model.student.named_parameters()]
+    unmoved = [
+        p for p in trained if torch.equal(student_after[p], student_before[p])
+    ]
+    assert unmoved == []
+
+
+# -- what the teacher runs --------------------------------------------------
+
+
+def test_the_teacher_runs_its_tensor_forward_and_never_its_loss() -> None:
+    teacher = vit_config()
+    teacher['head']['num_classes'] = CLASSES + 3
+    model = build(
+        architecture=student_config(train_cfg=MIXUP),
+        data_preprocessor=RGB,
+        teacher=teacher,
+        distiller=distiller_config(losses=('loss_feature',)),
+    )
+    data = model.data_preprocessor(raw_batch(), training=True)
+    # Soft labels for 5 classes would fail in the loss of an 8-class head.
+    assert data['data_samples'][0].gt_score.shape == (CLASSES,)
+
+    losses = losses_of(model, data['inputs'], data['data_samples'])
+
+    assert set(losses) == {'student.loss', 'distill.loss_feature'}
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
+def test_stopped_distillation_does_not_run_the_teacher() -> None:
+    model = build()
+    calls = watch_inputs(model.teacher.backbone)
+    inputs, samples = batch()
+
+    model.distillation_stopped = True
+    losses = losses_of(model, inputs, samples)
+
+    assert set(losses) == {'student.loss'}
+    assert calls == []
+    model.distillation_stopped = False
+    assert 'distill.loss_kd' in losses_of(model, inputs, samples)
+    assert len(calls) == 1
+
+
+def test_prediction_does_not_run_the_teacher() -> None:
+    model = build().eval()
+    calls = watch_inputs(model.teacher.backbone)
+    inputs, samples = batch()
+
+    predicted = model(inputs, samples, mode='predict')
+
+    torch.testing.assert_close(
+        torch.stack([p.pred_score for p in predicted]),
+        model.student.head(model.student.extract_feat(inputs)).softmax(1),
+    )
+    assert calls == []
+
+
+def test_the_students_own_loss_can_be_left_out() -> None:
+    model = build(calculate_student_loss=False)
+
+    assert set(losses_of(model)) == {
+        'distill.loss_kd',
+        'distill.loss_feature',
+        'distill.loss_distance',
+        'distill.loss_angle',
+    }
+
+
+def test_a_student_that_is_not_trainable_runs_without_gradient() -> None:
+    model = build(student_trainable=False)
+
+    total(losses_of(model)).backward()
+
+    assert all(p.grad is None for p in model.student.parameters())
+    projection = model.distiller.distill_losses['loss_feature'].projection
+    assert projection.weight.grad is not None
+
+
+# -- the teacher is no submodule --------------------------------------------
+
+
+def teacher_parts(model: nn.Module) -> set[int]:
+    teacher = model.teacher
+    return {
+        id(part)
+        for parts in (
+            teacher.modules(),
+            teacher.parameters(),
+            teacher.buffers(),
+        )
+        for part in parts
+    }
+
+
+def test_the_teacher_is_no_part_of_the_model() -> None:
+    model = build_with_cnn_teacher()
+    inside = teacher_parts(model)
+    stored = {t.data_ptr() for t in model.teacher.state_dict().values()}
+
+    assert not inside & {id(part) for part in model.parameters()}
+    assert not inside & {id(part) for part in model.buffers()}
+    assert not inside & {id(part) for _, part in model.named_modules()}
+    assert not inside & {id(part) for part in model.children()}
+    state = model.state_dict()
+    assert not any(key.startswith('teacher.') for key in state)
+    assert not stored & {tensor.data_ptr() for tensor in state.values()}
+    assert {k.split('.')[0] for k in state} == {'architecture'}
+
+
+@pytest.mark.parametrize(
+    'paramwise',
+    [
+        None,
+        dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+        dict(custom_keys={'teacher': dict(lr_mult=0.1)}),
+    ],
+    ids=['one group', 'by kind', 'by name'],
+)
+def test_the_optimizer_holds_every_parameter_but_the_teachers(
+    paramwise: dict | None,
+) -> None:
+    model = build()
+    optimizer = dict(type='SGD', lr=0.1, weight_decay=0.01)
+    cfg = dict(type='OptimWrapper', optimizer=optimizer)
+    if paramwise is not None:
+        cfg['paramwise_cfg'] = paramwise
+
+    groups = build_optim_wrapper(model, cfg).optimizer.param_groups
+    held = {id(p) for group in groups for p in group['params']}
+
+    assert not held & teacher_parts(model)
+    assert held == {id(p) for p in model.parameters()}
+
+
+def test_an_averaged_model_shares_the_teacher_and_computes_losses() -> None:
+    model = build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    inputs, samples = batch()
+    total(losses_of(model, inputs, samples)).backward()
+    optimizer.step()
+
+    average = ExponentialMovingAverage(model, momentum=0.5)
+    before = losses_of(average, inputs, samples)
+    expected = losses_of(model, inputs, samples)
+    total(losses_of(model, inputs, samples)).backward()
+    optimizer.step()
+    average.update_parameters(model)
+    after = losses_of(average, inputs, samples)
+
+    assert average.module.teacher is model.teacher
+    assert not any('.teacher.' in key for key in average.state_dict())
+    assert not teacher_parts(model) & {id(p) for p in average.parameters()}
+    torch.testing.assert_close(before, expected)
+    assert after['student.loss'] != before['student.loss']
+    assert after['distill.loss_angle'] != before['distill.loss_angle']
+
+
+def test_a_deep_copy_records_its_own_student() -> None:
+    model = build()
+    inputs, samples = batch()
+    total(losses_of(model, inputs, samples)).backward()
+
+    duplicate = copy.deepcopy(model)
+    expected = losses_of(model, inputs, samples)
+    with torch.no_grad():
+        for parameter in duplicate.student.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    changed = losses_of(duplicate, inputs, samples)
+
+    torch.testing.assert_close(losses_of(model, inputs, samples), expected)
+    for name in expected:
+        assert changed[name] != expected[name], name
+
+
+@pytest.mark.parametrize(
+    ('convert', 'dtype'),
+    [
+        (lambda model: model.double(), torch.float64),
+        (lambda model: model.half(), torch.float16),
+        (lambda model: model.to(torch.bfloat16), torch.bfloat16),
+        (lambda model: model.half().float(), torch.float32),
+    ],
+    ids=['double', 'half', 'to bfloat16', 'back'],
+)
+def test_the_teacher_follows_a_change_of_dtype(
+    convert: Callable, dtype: torch.dtype
+) -> None:
+    model = build(
+        data_preprocessor=RGB,
+        teacher=dict(vit_config(), data_preprocessor=OTHER_RGB),
+    )
+
+    model = convert(model)
+
+    assert {p.dtype for p in model.teacher.parameters()} == {dtype}
+    inputs = torch.randn(2, 3, 32, 32, dtype=dtype)
+    teacher_inputs = model.teacher_inputs(inputs)
+    assert teacher_inputs.dtype == dtype
+    assert model.teacher(teacher_inputs)[-1].dtype == dtype
+
+
+def test_the_teacher_follows_to_another_device() -> None:
+    model = build().to('meta')
+
+    assert {p.device.type for p in model.teacher.parameters()} == {'meta'}
+
+
+# -- the teacher's view of the batch ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('student', 'teacher'),
+    [
+        (RGB, OTHER_RGB),
+        (RGB, BGR),
+        (BGR, RGB),
+        (PLAIN, RGB),
+        (PLAIN, BGR),
+        (RGB, dict(RGB, to_rgb=False)),
+    ],
+    ids=[
+        'statistics',
+        'RGB to BGR',
+        'BGR to RGB',
+        'raw to RGB',
+        'raw to BGR',
+        'order only',
+    ],
+)
+def test_the_teacher_sees_the_batch_in_its_own_normalisation(
+    student: dict, teacher: dict
+) -> None:
+    model = build(
+        data_preprocessor=student,
+        teacher=dict(vit_config(), data_preprocessor=teacher),
+    )
+    seen = watch_inputs(model.teacher.backbone)
+    raw = raw_batch()
+    own = model.teacher.data_preprocessor(copy.deepcopy(raw))['inputs']
+    shared = model.data_preprocessor(raw)
+
+    losses_of(model, shared['inputs'], shared['data_samples'])
+
+    assert not torch.equal(shared['inputs'], own)
+    torch.testing.assert_close(
+        seen[0], own, rtol=1e-5, atol=1e-5 * float(own.abs().max())
+    )
+
+
+@pytest.mark.parametrize('teacher', [RGB, dict(BASE, to_rgb=True), None])
+def test_a_teacher_with_the_same_normalisation_gets_the_very_batch(
+    teacher: dict | None,
+) -> None:
+    model = build(
+        data_preprocessor=RGB,
+        teacher=dict(vit_config(), data_preprocessor=teacher),
+    )
+    seen = watch_inputs(model.teacher.backbone)
+    inputs, samples = batch()
+
+    losses_of(model, inputs, samples)
+
+    assert seen[0] is inputs
+
+
+def test_renormalisation_leaves_the_students_batch_alone() -> None:
+    model = build(
+        data_preprocessor=RGB,
+        teacher=dict(vit_config(), data_preprocessor=BGR),
+    )
+    inputs = torch.randn(2, 3, 32, 32)
+    before = inputs.clone()
+
+    model.teacher_inputs(inputs)
+
+    assert torch.equal(inputs, before)
+
+
+def test_teacher_and_student_see_the_same_mixed_batch() -> None:
+    model = build(
+        architecture=student_config(train_cfg=MIXUP), data_preprocessor=RGB
+    )
+    of_teacher = watch_inputs(model.teacher.backbone)
+    of_student = watch_inputs(model.student.backbone)
+    raw = raw_batch()
+    clean = model.data_preprocessor(copy.deepcopy(raw))['inputs']
+
+    data = model.data_preprocessor(raw, training=True)
+    model(**data, mode='loss')
+
+    assert not torch.allclose(data['inputs'], clean)
+    assert torch.equal(of_student[0], data['inputs'])
+    assert torch.equal(of_teacher[0], of_student[0])
+
+
+def test_a_top_level_preprocessor_keeps_the_students_augmentation() -> None:
+    architecture = student_config(train_cfg=MIXUP)
+    cfg = dict(algorithm_config(data_preprocessor=RGB))
+    cfg['architecture'] = architecture
+
+    model = MODELS.build(cfg)
+
+    preprocessor = model.data_preprocessor
+    assert preprocessor.batch_augments is not None
+    assert preprocessor.mean.flatten().tolist() == pytest.approx(RGB['mean'])
+    # The config that came in is not written to.
+    assert 'data_preprocessor' not in architecture
+
+
+def test_the_students_own_preprocessor_wins() -> None:
+    model = build(
+        architecture=student_config(data_preprocessor=BGR),
+        data_preprocessor=RGB,
+    )
+
+    mean = model.data_preprocessor.mean.flatten().tolist()
+    assert mean == pytest.approx(BGR['mean'])
+
+
+# -- where the teacher's weights come from ----------------------------------
+
+
+def teacher_weights(config: dict | None = None) -> dict[str, Tensor]:
+    """State dict of a teacher whose every tensor is its own."""
+    state = MODELS.build(config or vit_config()).state_dict()
+    return {
+        k: v if v.dtype == torch.long else torch.rand_like(v)
+        for k, v in state.items()
+    }
+
+
+def saved(folder: Path, content: Any) -> str:
+    path = str(folder / 'teacher.pth')
+    torch.save(content, path)
+    return path
+
+
+def build_from(path: str | None, **overrides: Any) -> nn.Module:
+    return build(teacher_ckpt=path, allow_random_teacher=False, **overrides)
+
+
+@pytest.mark.parametrize(
+    'pack',
+    [
+        lambda weights: weights,
+        lambda weights: {'state_dict': weights, 'meta': {'epoch': 3}},
+        lambda weights: {f'module.{k}': v for k, v in weights.items()},
+        lambda weights: {
+            'state_dict': {f'module.{k}': v for k, v in weights.items()}
+        },
+    ],
+    ids=['bare', 'checkpoint', 'wrapped', 'wrapped checkpoint'],
+)
+def test_every_weight_of_the_checkpoint_arrives(
+    tmp_path: Path, pack: Callable
+) -> None:
+    weights = teacher_weights()
+
+    model = build_from(saved(tmp_path, pack(weights)))
+
+    assert_same(dict(model.teacher.state_dict()), weights)
+
+
+def test_the_initialisation_of_the_model_leaves_the_teacher(
+    tmp_path: Path,
+) -> None:
+    weights = teacher_weights()
+    init_cfg = [dict(type='Constant', layer='Linear', val=0.25)]
+    model = build_from(
+        saved(tmp_path, weights),
+        architecture=student_config(init_cfg=init_cfg),
+        init_cfg=init_cfg,
+    )
+
+    model.init_weights()
+
+    assert_same(dict(model.teacher.state_dict()), weights)
+
+
+def test_counts_that_older_files_lack_may_be_missing(tmp_path: Path) -> None:
+    weights = teacher_weights(cnn_config())
+    old = {k: v for k, v in weights.items() if 'num_batches' not in k}
+    assert len(old) < len(weights)
+    distiller = distiller_config(losses=('loss_kd',))
+    distiller['teacher_recorders'] = dict(logits=recorder('head.fc'))
+
+    model = build_from(
+        saved(tmp_path, old), teacher=cnn_config(), distiller=distiller
+    )
+
+    loaded = model.teacher.state_dict()
+    assert_same({k: loaded[k] for k in old}, old)
+
+
+def test_a_teacher_without_checkpoint_is_refused() -> None:
+    with pytest.raises(ValueError, match='teacher_ckpt is not set') as error:
+        build_from(None)
+    assert 'allow_random_teacher=True' in str(error.value)
+
+
+def test_a_random_teacher_is_announced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(
+        frozen_teacher_distill,
+        'print_log',
+        lambda message, **_: said.append(message),
+    )
+
+    build()
+
+    assert any('RANDOM' in message for message in said)
+
+
+def test_permission_for_a_random_teacher_ignores_no_checkpoint(
+    tmp_path: Path,
+) -> None:
+    weights = teacher_weights()
+
+    model = build(
+        teacher_ckpt=saved(tmp_path, weights), allow_random_teacher=True
+    )
+
+    assert_same(dict(model.teacher.state_dict()), weights)
+
+
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = str(tmp_path / 'absent.pth')
+
+    with pytest.raises(FileNotFoundError, match='absent.pth') as error:
+        build_from(path)
+    assert 'model.teacher_ckpt' in str(error.value)
+
+
+def test_wrong_keys_and_shapes_are_listed_and_counted(tmp_path: Path) -> None:
+    weights = teacher_weights()
+    missing = [k for k in weights if k.startswith('backbone.layers.0.')][:6]
+    reshaped = [k for k in weights if k.startswith('backbone.layers.1.')][:5]
+    for key in missing:
+        del weights[key]
+    for key in reshaped:
+        weights[key] = torch.zeros(7)
+    for index in range(2):
+        weights[f'stranger.{index}'] = torch.zeros(1)
+
+    with pytest.raises(ValueError, match='does not fit the teacher') as error:
+        build_from(saved(tmp_path, weights))
+
+    text = str(error.value)
+    first = ', '.join(missing[:4])
+    assert f'missing keys: {first}, ... (6 in all);' in text
+    assert missing[4] not in text
+    assert 'unexpected keys: stranger.0, stranger.1;' in text
+    assert f'{reshaped[0]} (7,) instead of ' in text
+    assert '(5 in all)' in text
+    assert 'model.teacher config' in text
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, teacher_weights(cnn_config()))
+
+    with pytest.raises(ValueError, match='VisionTransformer') as error:
+        build_from(path)
+    assert 'missing keys: backbone.cls_token' in str(error.value)
+    assert 'unexpected keys: backbone.conv1.weight' in str(error.value)
+
+
+# -- where the teacher comes from -------------------------------------------
+
+
+def own_config(folder: Path) -> Path:
+    path = folder / 'trained_with.py'
+    model = {k: v for k, v in vit_config().items() if k != '_scope_'}
+    path.write_text(f'model = {model!r}\ndata_preprocessor = {BGR!r}\n')
+    return path
+
+
+def test_a_teacher_comes_from_the_config_it_was_trained_with(
+    tmp_path: Path,
+) -> None:
+    path = own_config(tmp_path)
+    model = build(data_preprocessor=RGB, teacher=dict(cfg_path=str(path)))
+
+    assert type(model.teacher.backbone).__name__ == 'VisionTransformer'
+    mean = model.teacher.data_preprocessor.mean.flatten().tolist()
+    assert mean == pytest.approx(BGR['mean'])
+    assert model.renormalize is not None
+
+
+def test_a_config_of_the_teacher_that_is_not_there_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match="'nowhere/teacher.py'"):
+        build(teacher=dict(cfg_path='nowhere/teacher.py'))
+
+
+def test_a_teacher_comes_from_a_config_of_a_package() -> None:
+    path = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
+    architecture = student_config()
+    architecture['head']['num_classes'] = 10
+    distiller = distiller_config(losses=('loss_kd',))
+    distiller['teacher_recorders'] = dict(logits=recorder('head.fc'))
+    model = build(
+        architecture=architecture,
+        data_preprocessor=RGB,
+        teacher=dict(cfg_path=path),
+        distiller=distiller,
+    )
+
+    assert type(model.teacher.backbone).__name__ == 'ResNet_CIFAR'
+    preprocessor = model.teacher.data_preprocessor
+    expected = hub.get_config(path).data_preprocessor
+    mean = preprocessor.mean.flatten().tolist()
+    assert mean == pytest.approx(expected.mean)
+    assert preprocessor.to_rgb == expected.to_rgb
+    assert torch.isfinite(losses_of(model)['distill.loss_kd'])
+
+
+def test_a_built_teacher_is_taken_as_it_is() -> None:
+    teacher = MODELS.build(vit_config())
+
+    model = build(teacher=teacher)
+
+    assert model.teacher is teacher
+    assert not teacher.training
+
+
+def test_one_object_as_teacher_and_student_is_refused() -> None:
+    student = MODELS.build(student_config())
+
+    with pytest.raises(ValueError, match='one object; build two models'):
+        build(architecture=student, teacher=student)
+
+
+def test_a_trainable_teacher_is_refused() -> None:
+    with pytest.raises(ValueError, match='mmrazor.SingleTeacherDistill'):
+        build(teacher_trainable=True)
+    assert build(teacher_trainable=False).teacher is not None
+
+
+# -- checkpoints ------------------------------------------------------------
+
+
+def with_teacher(model: nn.Module) -> dict[str, Tensor]:
+    """A state dict as MMRazor's own algorithm would have saved it."""
+    state = {k: torch.rand_like(v) for k, v in model.state_dict().items()}
+    for key, value in model.teacher.state_dict().items():
+        state[f'teacher.{key}'] = torch.zeros_like(value)
+    return state
+
+
+def test_a_state_dict_with_a_teacher_loads_strictly() -> None:
+    model = build()
+    teacher_before = snapshot(model.teacher)
+    state = with_teacher(model)
+
+    model.load_state_dict(dict(state), strict=True)
+
+    assert_same(
+        dict(model.state_dict()),
+        {k: v for k, v in state.items() if not k.startswith('teacher.')},
+    )
+    assert_same(snapshot(model.teacher), teacher_before)
+
+
+def test_a_wrapped_state_dict_with_a_teacher_loads_strictly() -> None:
+    model = build()
+    wrapper = nn.ModuleDict({'module': model})
+    state = {f'module.{k}': v for k, v in with_teacher(model).items()}
+
+    wrapper.load_state_dict(dict(state), strict=True)
+
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[f'module.{key}'])
+
+
+def test_a_checkpoint_file_with_a_teacher_loads_strictly(
+    tmp_path: Path,
+) -> None:
+    model = build()
+    state = with_teacher(model)
+
+    path = saved(tmp_path, {'state_dict': state})
+    load_checkpoint(model, path, strict=True)
+
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
+def test_other_unknown_keys_are_still_refused() -> None:
+    model = build()
+    state = with_teacher(model)
+    state['stranger'] = torch.zeros(1)
+
+    with pytest.raises(RuntimeError, match='stranger'):
+        model.load_state_dict(state, strict=True)
+
+
+# -- records stay what they were --------------------------------------------
+
+
+def test_an_activation_does_not_write_into_what_was_recorded() -> None:
+    # The output of a BatchNorm whose ReLU works in place by default.
+    source = recorder('backbone.layer1.0.bn1')
+    distiller = dict(
+        type='SeRKDDistiller',
+        student_recorders=dict(norm=source),
+        teacher_recorders=dict(norm=source),
+    )
+    cfg = algorithm_config(
+        architecture=cnn_config(), teacher=cnn_config(), distiller=distiller
+    )
+    model = MODELS.build(cfg)
+    sides = {
+        'student': (model.student, model.distiller.student_recorders),
+        'teacher': (model.teacher, model.distiller.teacher_recorders),
+    }
+    for side, (network, recorders) in sides.items():
+        fresh = watch_outputs(network.backbone.layer1[0].bn1)
+        with recorders:
+            network(torch.randn(2, 3, 32, 32))
+        recorded = recorders.get_recorder('norm').get_record_data()
+
+        assert (recorded < 0).any(), side
+        assert torch.equal(recorded, fresh[0]), side
+
+
+def test_activations_stay_in_place_where_that_is_asked_for() -> None:
+    distiller = dict(type='SeRKDDistiller')
+    model = build(
+        architecture=cnn_config(),
+        teacher=cnn_config(),
+        distiller=distiller,
+        module_inplace=True,
+        teacher_module_inplace=False,
+    )
+
+    assert model.student.backbone.relu.inplace
+    assert not model.teacher.backbone.relu.inplace

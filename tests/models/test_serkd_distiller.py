@@ -1,0 +1,401 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Every record connected once, then let go."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from mmrazor.models.architectures.connectors.base_connector import (
+    BaseConnector,
+)
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from .builders import (
+    batch,
+    build,
+    distiller_config,
+    losses_of,
+    recorder,
+    total,
+)
+
+
+class Counter:
+    """Calls of modules, by name."""
+
+    def __init__(self, modules: nn.ModuleDict) -> None:
+        self.calls = dict.fromkeys(modules, 0)
+        self.graded = dict.fromkeys(modules, False)
+        for name, module in modules.items():
+            module.register_forward_hook(self._hook(name))
+
+    def _hook(self, name: str) -> Any:
+        def count(*_: Any) -> None:
+            self.calls[name] += 1
+            self.graded[name] |= torch.is_grad_enabled()
+
+        return count
+
+
+class Scale(BaseConnector):
+    """A connector with a parameter and two outputs."""
+
+    def __init__(self, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        self.factor = nn.Parameter(torch.ones(1))
+
+    def forward_train(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        return feature * self.factor, feature * self.factor * 3
+
+
+class Gap(nn.Module):
+    """How far the means are apart."""
+
+    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        return (preds_S.mean() - preds_T.mean()).abs()
+
+
+class Broken(nn.Module):
+    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        raise FloatingPointError('broken loss')
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> Iterator[None]:
+    classes = (Scale, Gap, Broken)
+    for cls in classes:
+        MODELS.register_module(name=f'Test{cls.__name__}', module=cls)
+    yield
+    for cls in classes:
+        MODELS.module_dict.pop(f'Test{cls.__name__}')
+
+
+def scaled_config(loss: str = 'TestGap', **kwargs: Any) -> dict:
+    """One loss on logits; a connector with a parameter on either side."""
+    cfg = distiller_config(losses=())
+    cfg.update(
+        connectors=dict(
+            of_student=dict(type='TestScale'),
+            of_teacher=dict(type='TestScale'),
+        ),
+        distill_losses=dict(loss_gap=dict(type=loss)),
+        loss_forward_mappings=dict(
+            loss_gap=dict(
+                preds_S=dict(
+                    recorder='logits',
+                    from_student=True,
+                    connector='of_student',
+                    **kwargs,
+                ),
+                preds_T=dict(
+                    recorder='logits',
+                    from_student=False,
+                    connector='of_teacher',
+                    **kwargs,
+                ),
+            )
+        ),
+    )
+    return cfg
+
+
+def buffers(model: nn.Module) -> list[list]:
+    distiller = model.distiller
+    return [
+        source.data_buffer
+        for manager in (
+            distiller.student_recorders,
+            distiller.teacher_recorders,
+        )
+        for source in manager.recorders.values()
+    ]
+
+
+@contextmanager
+def remembered(module: nn.Module) -> Iterator[list]:
+    """Weak references to what a module returns."""
+    seen: list = []
+    handle = module.register_forward_hook(
+        lambda _m, _a, output: seen.append(weakref.ref(output))
+    )
+    yield seen
+    handle.remove()
+
+
+# -- connectors -------------------------------------------------------------
+
+
+def test_a_connector_runs_once_per_step_for_all_losses_together() -> None:
+    model = build()
+    counter = Counter(model.distiller.connectors)
+    # Distance and angle losses both read the superpixels.
+    losses_of(model)
+
+    assert counter.calls == {
+        'student_tokens': 1,
+        'teacher_tokens': 1,
+        'student_superpixels': 1,
+        'teacher_superpixels': 1,
+    }
+
+    losses_of(model)
+
+    assert set(counter.calls.values()) == {2}
+
+
+def test_connectors_of_teacher_records_run_without_gradient() -> None:
+    model = build()
+    counter = Counter(model.distiller.connectors)
+
+    losses_of(model)
+
+    assert counter.graded == {
+        'student_tokens': True,
+        'teacher_tokens': False,
+        'student_superpixels': True,
+        'teacher_superpixels': False,
+    }
+
+
+def test_connectors_of_teacher_records_keep_their_parameters() -> None:
+    model = build(distiller=scaled_config(connector_idx=0))
+    connectors = model.distiller.connectors
+
+    total(losses_of(model)).backward()
+
+    assert not connectors['of_teacher'].factor.requires_grad
+    assert connectors['of_teacher'].factor.grad is None
+    assert connectors['of_student'].factor.requires_grad
+    assert float(connectors['of_student'].factor.grad) != 0
+
+
+def test_a_connector_of_both_sides_is_trained_by_the_student() -> None:
+    cfg = scaled_config(connector_idx=0)
+    mapping = cfg['loss_forward_mappings']['loss_gap']
+    mapping['preds_T']['connector'] = 'of_student'
+    model = build(distiller=cfg)
+    counter = Counter(model.distiller.connectors)
+
+    total(losses_of(model)).backward()
+
+    assert counter.calls['of_student'] == 2
+    assert model.distiller.connectors['of_student'].factor.grad is not None
+
+
+def test_an_item_of_a_connectors_output_can_be_chosen() -> None:
+    first = build(distiller=scaled_config(connector_idx=0))
+    second = build(distiller=scaled_config(connector_idx=1))
+    second.student.load_state_dict(first.student.state_dict())
+    second.teacher.load_state_dict(first.teacher.state_dict())
+    data = batch()
+
+    gap = losses_of(first, *data)['distill.loss_gap']
+    larger = losses_of(second, *data)['distill.loss_gap']
+
+    assert gap > 0
+    torch.testing.assert_close(larger, 3 * gap)
+
+
+def test_two_losses_may_read_different_items_of_one_connection() -> None:
+    cfg = scaled_config(connector_idx=0)
+    cfg['distill_losses']['loss_other'] = dict(type='TestGap')
+    other = scaled_config(connector_idx=1)['loss_forward_mappings']
+    cfg['loss_forward_mappings']['loss_other'] = other['loss_gap']
+    model = build(distiller=cfg)
+    counter = Counter(model.distiller.connectors)
+
+    losses = losses_of(model)
+
+    assert counter.calls == {'of_student': 1, 'of_teacher': 1}
+    torch.testing.assert_close(
+        losses['distill.loss_other'], 3 * losses['distill.loss_gap']
+    )
+
+
+def test_nothing_connected_leaks_into_the_next_step() -> None:
+    model = build().eval()
+    one, other = batch(), batch()
+
+    first = losses_of(model, *one)
+    second = losses_of(model, *other)
+    again = losses_of(model, *one)
+
+    for name, value in first.items():
+        assert torch.equal(again[name], value), name
+        assert not torch.equal(second[name], value), name
+
+
+def test_a_record_looked_up_between_steps_is_not_kept() -> None:
+    model = build()
+    distiller = model.distiller
+    record = dict(
+        recorder='tokens', from_student=True, connector='student_tokens'
+    )
+    counter = Counter(distiller.connectors)
+    inputs, _ = batch()
+    looked_up = []
+    for scale in (1, 2):
+        with distiller.student_recorders:
+            model.student(scale * inputs)
+        looked_up.append(distiller.get_record(**record).tokens)
+
+    assert counter.calls['student_tokens'] == 2
+    assert not torch.equal(*looked_up)
+
+
+# -- records ----------------------------------------------------------------
+
+
+def test_records_are_released_after_the_losses() -> None:
+    model = build()
+    student, teacher = model.student.backbone, model.teacher.backbone
+
+    with remembered(student.ln1) as ours, remembered(teacher.ln1) as theirs:
+        losses = losses_of(model)
+    gc.collect()
+    # The graph of the losses still needs the student's.
+    assert ours[0]() is not None
+    assert theirs[0]() is None
+    total(losses).backward()
+    del losses
+    gc.collect()
+
+    assert buffers(model) == [[], [], [], []]
+    assert ours[0]() is None
+
+
+def test_records_are_released_when_a_loss_raises() -> None:
+    model = build(distiller=scaled_config('TestBroken', connector_idx=0))
+
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match='broken loss'):
+            losses_of(model)
+        assert buffers(model) == [[], [], [], []]
+        assert model.distiller._connected is None
+
+
+def test_a_step_after_one_that_raised_is_like_any_other() -> None:
+    model = build().eval()
+    data = batch()
+    expected = losses_of(model, *data)
+    projection = model.distiller.distill_losses['loss_feature'].projection
+    handle = projection.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        losses_of(model, *batch())
+    handle.remove()
+
+    torch.testing.assert_close(
+        losses_of(model, *data), expected, rtol=0, atol=0
+    )
+
+
+# -- mistakes in the config -------------------------------------------------
+
+
+@pytest.mark.parametrize('side', ['student', 'teacher'])
+def test_an_unknown_source_names_the_nearest_modules(side: str) -> None:
+    cfg = distiller_config()
+    cfg[f'{side}_recorders']['tokens'] = recorder('backbone.ln2')
+
+    with pytest.raises(ValueError, match="'backbone.ln2'") as error:
+        build(distiller=cfg)
+
+    text = str(error.value)
+    assert f'of {side} recorder ' in text
+    assert f'no module of the {side} (ImageClassifier)' in text
+    assert 'backbone.ln1' in text.split('nearest names:')[1]
+    assert f'distiller.{side}_recorders.tokens.source' in text
+
+
+@pytest.mark.parametrize('side', ['student', 'teacher'])
+def test_a_recorder_that_never_fires_is_named(side: str) -> None:
+    cfg = distiller_config(losses=('loss_kd',))
+    model = build(distiller=cfg)
+    # The module exists, but the forward goes around it.
+    head = getattr(model, side).head
+    name = 'head_dist' if side == 'student' else 'head'
+    layer = getattr(head.layers, name)
+    setattr(head.layers, name, _Around(layer))
+
+    with pytest.raises(RuntimeError, match='recorded 0 outputs') as error:
+        losses_of(model)
+
+    text = str(error.value)
+    assert f"{side} recorder 'logits'" in text
+    assert f"'head.layers.{name}'" in text
+    assert f'{side}_recorders' in text
+
+
+class _Around(nn.Module):
+    """Computes what a module would without calling it."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.layer.weight.T + self.layer.bias
+
+
+def test_a_record_beyond_those_made_is_named() -> None:
+    cfg = distiller_config(losses=('loss_kd',))
+    mapping = cfg['loss_forward_mappings']['loss_kd']
+    mapping['preds_T']['record_idx'] = 1
+    model = build(distiller=cfg)
+
+    with pytest.raises(RuntimeError, match='record_idx=1 needs 2') as error:
+        losses_of(model)
+    assert 'recorded 1 outputs' in str(error.value)
+
+
+def test_a_loss_without_mapping_is_refused() -> None:
+    cfg = distiller_config()
+    del cfg['loss_forward_mappings']['loss_angle']
+
+    with pytest.raises(ValueError, match='loss_angle') as error:
+        build(distiller=cfg)
+    assert 'loss_forward_mappings' in str(error.value)
+
+
+# -- deliveries -------------------------------------------------------------
+
+
+class Noise:
+    """Draws from the global generator, another number at every call."""
+
+    @staticmethod
+    def draw() -> Tensor:
+        return torch.rand(1)
+
+
+def test_deliveries_hand_the_teachers_random_draw_to_the_student() -> None:
+    cfg = distiller_config(
+        losses=('loss_kd',),
+        distill_deliveries=dict(
+            draw=dict(
+                type='MethodOutputs',
+                max_keep_data=1,
+                method_path=f'{__name__}.Noise.draw',
+            )
+        ),
+    )
+    model = build(distiller=cfg)
+    drawn: dict[str, list[Tensor]] = {'student': [], 'teacher': []}
+    for side, seen in drawn.items():
+        getattr(model, side).backbone.register_forward_pre_hook(
+            lambda _m, _a, seen=seen: seen.append(Noise.draw())
+        )
+
+    for _ in range(2):
+        losses_of(model)
+
+    assert torch.equal(drawn['student'][0], drawn['teacher'][0])
+    assert torch.equal(drawn['student'][1], drawn['teacher'][1])
+    assert not torch.equal(drawn['teacher'][0], drawn['teacher'][1])
