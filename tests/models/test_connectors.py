@@ -1,0 +1,220 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from mmrazor.registry import MODELS
+
+from serkd_mm.functional import superpixel_tokens
+from serkd_mm.models import SuperpixelTokenizer, TokenMap, VisualTokens
+
+
+def token_map(height: int = 4, width: int = 6, channels: int = 8) -> TokenMap:
+    tokens = torch.randn(2, height * width, channels)
+    return TokenMap(tokens, (height, width))
+
+
+# -- visual tokens ----------------------------------------------------------
+
+
+@pytest.mark.parametrize('prefix', [0, 1, 2, 5])
+def test_prefix_tokens_are_taken_off(prefix: int) -> None:
+    sequence = torch.randn(2, prefix + 9, 4)
+
+    tokens, hw = VisualTokens(num_prefix_tokens=prefix)(sequence)
+
+    assert torch.equal(tokens, sequence[:, prefix:])
+    assert hw == (3, 3)
+
+
+def test_a_grid_that_is_no_square_can_be_named() -> None:
+    sequence = torch.randn(2, 1 + 12, 4)
+
+    tokens, hw = VisualTokens(num_prefix_tokens=1, hw=[3, 4])(sequence)
+
+    assert tokens.shape == (2, 12, 4)
+    assert hw == (3, 4)
+
+
+def test_a_map_becomes_tokens_row_by_row() -> None:
+    maps = torch.randn(2, 5, 3, 4)
+
+    # The prefix belongs to sequences.
+    tokens, hw = VisualTokens(num_prefix_tokens=2)(maps)
+
+    assert hw == (3, 4)
+    assert tokens.shape == (2, 12, 5)
+    for y in range(3):
+        for x in range(4):
+            assert torch.equal(tokens[:, 4 * y + x], maps[:, :, y, x])
+
+
+def test_a_count_that_fills_no_square_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match='leaves 197 visual') as error:
+        VisualTokens(num_prefix_tokens=1)(torch.randn(1, 198, 4))
+
+    text = str(error.value)
+    assert 'L=198' in text
+    assert '14x14=196 (num_prefix_tokens=2)' in text
+
+
+@pytest.mark.parametrize(
+    ('count', 'nearest'), [(2, '1x1=1'), (3, '2x2=4'), (12, '3x3=9')]
+)
+def test_the_nearest_square_is_the_nearest(count: int, nearest: str) -> None:
+    with pytest.raises(ValueError, match=f'square is {nearest} '):
+        VisualTokens()(torch.randn(1, count, 4))
+
+
+def test_a_count_that_does_not_fill_the_named_grid_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'not fill hw=\(3, 5\)'):
+        VisualTokens(hw=(3, 5))(torch.randn(1, 16, 4))
+
+
+def test_a_sequence_of_nothing_but_prefix_is_refused() -> None:
+    with pytest.raises(ValueError, match='leaves 0 visual tokens'):
+        VisualTokens(num_prefix_tokens=2)(torch.randn(1, 2, 4))
+
+
+@pytest.mark.parametrize('record', [(), [torch.zeros(1, 4, 4)], None])
+def test_a_record_that_is_no_tensor_points_to_data_idx(record: Any) -> None:
+    with pytest.raises(TypeError, match='data_idx') as error:
+        VisualTokens()(record)
+    assert type(record).__name__ in str(error.value)
+
+
+@pytest.mark.parametrize('shape', [(4, 4), (1, 2, 3, 4, 5)])
+def test_other_dimensions_are_refused_with_their_shape(shape: tuple) -> None:
+    with pytest.raises(ValueError, match='got shape') as error:
+        VisualTokens()(torch.zeros(shape))
+    assert str(shape) in str(error.value)
+
+
+def test_a_negative_prefix_is_refused() -> None:
+    with pytest.raises(ValueError, match='>= 0, got -1'):
+        VisualTokens(num_prefix_tokens=-1)
+
+
+# -- superpixel tokens ------------------------------------------------------
+
+
+def test_superpixels_are_those_of_the_function() -> None:
+    tokens, hw = token_map()
+    settings = dict(
+        grid_size=(2, 3),
+        num_iters=2,
+        affinity='rbf',
+        differentiable_assignment=False,
+    )
+
+    actual = SuperpixelTokenizer(**settings)(TokenMap(tokens, hw))
+
+    torch.testing.assert_close(
+        actual, superpixel_tokens(tokens, hw, **settings), rtol=0, atol=0
+    )
+
+
+def test_layer_norm_makes_the_length_of_tokens_not_matter() -> None:
+    tokens, hw = token_map()
+    tokenizer = SuperpixelTokenizer(norm='ln')
+    mean = tokens.mean(-1, keepdim=True)
+    by_hand = (tokens - mean) / tokens.std(-1, correction=0, keepdim=True)
+
+    actual = tokenizer(TokenMap(tokens, hw))
+
+    torch.testing.assert_close(
+        actual, superpixel_tokens(by_hand, hw), rtol=1e-4, atol=1e-4
+    )
+    larger = tokenizer(TokenMap(50 * tokens + 3, hw))
+    torch.testing.assert_close(larger, actual, rtol=1e-3, atol=1e-3)
+
+
+def test_unit_length_makes_the_length_of_tokens_not_matter() -> None:
+    tokens, hw = token_map()
+    tokenizer = SuperpixelTokenizer(norm='l2')
+    by_hand = tokens / tokens.square().sum(-1, keepdim=True).sqrt()
+
+    actual = tokenizer(TokenMap(tokens, hw))
+
+    torch.testing.assert_close(actual, superpixel_tokens(by_hand, hw))
+    torch.testing.assert_close(tokenizer(TokenMap(50 * tokens, hw)), actual)
+
+
+def test_without_norm_tokens_stay_as_they_are() -> None:
+    tokens, hw = token_map()
+
+    actual = SuperpixelTokenizer()(TokenMap(tokens, hw))
+
+    assert torch.equal(actual, superpixel_tokens(tokens, hw))
+
+
+def test_the_association_comes_with_the_superpixels() -> None:
+    feature = token_map()
+    tokenizer = SuperpixelTokenizer(norm='ln')
+
+    superpixels, assignment = tokenizer.cluster(feature)
+
+    assert torch.equal(superpixels, tokenizer(feature))
+    assert assignment.shape == (2, 24, 6)
+    torch.testing.assert_close(assignment.sum(-1), torch.ones(2, 24))
+
+
+def test_the_refinement_starts_as_the_identity_and_learns() -> None:
+    feature = token_map()
+    refined = SuperpixelTokenizer(refine_channels=8)
+    plain = SuperpixelTokenizer()(feature)
+    target = torch.randn_like(plain)
+    optimizer = torch.optim.SGD(refined.parameters(), lr=0.5)
+
+    torch.testing.assert_close(refined(feature), plain, rtol=0, atol=0)
+    errors = []
+    for _ in range(20):
+        loss = (refined(feature) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        errors.append(float(loss))
+
+    assert errors[-1] < 0.9 * errors[0]
+
+
+def test_the_refinement_sees_the_neighbours_on_the_grid() -> None:
+    tokens = torch.zeros(1, 24, 8, requires_grad=True)
+    tokenizer = SuperpixelTokenizer(
+        grid_size=1, num_iters=0, refine_channels=8
+    )
+    with torch.no_grad():
+        tokenizer.refine.weight.fill_(1.0)
+
+    superpixels = tokenizer(TokenMap(tokens, (4, 6)))
+    # Row 1, column 2 of the grid of 4x6.
+    (grad,) = torch.autograd.grad(superpixels[0, 8, 0], tokens)
+
+    seen = grad[0, :, 0].reshape(4, 6)
+    expected = torch.zeros(4, 6)
+    expected[0:3, 1:4] = 1
+    expected[1, 2] = 2
+    assert torch.equal(seen, expected)
+    assert grad[0, :, 1:].abs().sum() == 0
+
+
+def test_tokens_without_grid_point_to_visual_tokens() -> None:
+    with pytest.raises(TypeError, match='put VisualTokens before it') as error:
+        SuperpixelTokenizer()(torch.randn(1, 4, 8))
+    assert 'got Tensor' in str(error.value)
+
+
+def test_an_unknown_norm_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[None, 'ln', 'l2'\], got 'bn'"):
+        SuperpixelTokenizer(norm='bn')
+
+
+def test_connectors_are_built_from_lists_of_a_config() -> None:
+    cfg = dict(type='SuperpixelTokenizer', grid_size=[2, 3], _scope_='mmrazor')
+
+    tokenizer = MODELS.build(cfg)
+
+    assert tokenizer.grid_size == (2, 3)
+    assert tokenizer(token_map()).shape == (2, 4, 8)
