@@ -183,6 +183,7 @@ def _evil(marker: str) -> dict[str, Any]:
         'builtins.exec': Call(exec, write),
         'subprocess': Call(subprocess.call, ['touch', marker]),
         'getattr of an array': Call(getattr, np.ndarray, 'tofile'),
+        'getattr of an arrays mean': Call(getattr, np.ndarray, 'mean'),
         'getattr of a dunder': Call(getattr, HistoryBuffer, '__init__'),
         'getattr of a method': Call(
             getattr, HistoryBuffer, 'register_statistics'
