@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .scale import power_of_two_scale
+
 NORMALIZE = ('image', 'batch')
 
 
@@ -27,9 +29,10 @@ def distance_loss(
         L = \frac{1}{B K^2} \sum_{b,i,j}
             \mathrm{huber}_1(\psi^S_{bij} - \psi^T_{bij}).
 
-    Computed in float32 (float64 for float64 input) with autocast off.
-    Coincident tokens (closer than the rounding error of the Gram matrix) have
-    distance 0 and send no gradient. Identical inputs and K = 1 give exactly
+    Computed in float32 (float64 for float64 input) with autocast off, from
+    squared distances that are formed in float64. Coincident tokens (apart by
+    less than the resolution of the input) have distance 0 and send no
+    gradient. Identical inputs and K = 1 give exactly
     0. Time O(B K^2 C), memory O(B K (C + K)).
 
     Args:
@@ -132,65 +135,79 @@ def angle_loss(student: Tensor, teacher: Tensor, impl: str = 'auto') -> Tensor:
 def _distance_relation(tokens: Tensor, normalize: str) -> Tensor:
     """Distances over their mean, ``(B, K, K)``."""
     dims = (1, 2) if normalize == 'image' else (0, 1, 2)
-    _, distance, apart = _geometry(_unit_scale(tokens, dims))
+    squared, apart = squared_distances(tokens, dims)
+    distance = _sqrt(squared, apart)
     count = apart.sum(dim=dims, keepdim=True).clamp(min=1)
     mu = distance.sum(dim=dims, keepdim=True) / count
-    return distance / torch.where(mu > 0, mu, torch.ones_like(mu))
+    psi = distance / torch.where(mu > 0, mu, torch.ones_like(mu))
+    return psi.to(tokens.dtype)
 
 
 def _angle_relation(tokens: Tensor) -> Tensor:
-    """Cosines at the middle index, ``(B, K, K, K)`` as ``[b, j, i, k]``."""
-    gram, distance, apart = _geometry(_unit_scale(tokens, (1, 2)))
-    inverse = _inverse(distance, apart)
-    # Rows are vertices j: shifted[j, i] = G_jj - G_ij.
-    shifted = torch.diagonal(gram, dim1=1, dim2=2).unsqueeze(2) - gram
-    cosine = gram.unsqueeze(1) + shifted.unsqueeze(3) - gram.unsqueeze(2)
-    cosine = cosine * inverse.unsqueeze(3) * inverse.unsqueeze(2)
+    """Cosines at the middle index, ``(B, K, K, K)`` as ``[b, i, j, k]``."""
+    squared, apart = squared_distances(tokens, (1, 2))
+    inverse = inverse_distances(squared, apart).to(tokens.dtype)
+    squared = squared.to(tokens.dtype)
+    # G_ik - G_ij - G_jk + G_jj = (D_ij + D_jk - D_ik) / 2
+    opposite = squared.unsqueeze(2)
+    cosine = (squared.unsqueeze(3) + squared.unsqueeze(1) - opposite) / 2
+    cosine = cosine * inverse.unsqueeze(3) * inverse.unsqueeze(1)
     return cosine.clamp(-1, 1)
 
 
-def _unit_scale(tokens: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Tokens over their largest magnitude, which is taken as a constant.
+def squared_distances(
+    tokens: Tensor, dims: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Squared distances between the tokens of an image, up to scale.
 
-    Relations do not depend on scale, so value and gradient stay what they
-    are; what changes is that squares of huge or tiny tokens stay in range.
-    """
-    return tokens / _magnitude(tokens, dims)
+    From the Gram matrix, ``D_ij = G_ii + G_jj - 2 G_ij``. The subtraction
+    cancels where tokens are close together for their distance from the
+    centre, and with 24 bits the distances within a tight cluster, a plain
+    background say, would be noise: the centred tokens are multiplied in
+    float64 (float32 on MPS, which has no float64). Relations are rounded to
+    the dtype of the tokens once they are formed.
 
+    A pair closer than a few units in the last place of the image's largest
+    entry counts as coincident.
 
-def _magnitude(tokens: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Largest absolute entry over ``dims``, kept positive and detached."""
-    largest = tokens.detach().abs().amax(dim=dims, keepdim=True)
-    return largest.clamp(min=1e-20)
-
-
-def _inverse(distance: Tensor, apart: Tensor) -> Tensor:
-    """One over the distance, 0 for pairs that are not apart."""
-    return apart / torch.where(apart, distance, torch.ones_like(distance))
-
-
-def _geometry(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gram matrix of the centred tokens, distances and who is apart.
-
-    Centring keeps the subtraction in ``G_ii + G_jj - 2 G_ij`` from
-    cancelling when tokens share a large mean. A squared distance below the
-    rounding error of that subtraction, or below the resolution of the input
-    itself, counts as coincident: distance 0, gradient 0.
+    Args:
+        tokens: ``(B, K, C)``, float32 or float64.
+        dims: Dimensions whose largest entry sets the unit. Relations do not
+            depend on scale, so the unit is a constant for gradients; it keeps
+            squares in range.
 
     Returns:
-        Gram matrix, distances and the boolean mask of pairs that are apart,
-        each ``(B, K, K)``.
+        Squared distances, float64, 0 for coincident pairs and without
+        gradient there, and the boolean mask of the pairs that are apart, each
+        ``(B, K, K)``.
     """
-    centred = tokens - tokens.mean(dim=1, keepdim=True)
+    of_image = power_of_two_scale(tokens)
+    unit = of_image.amax(dim=dims, keepdim=True)
+    centred = tokens / unit
+    centred = centred - centred.mean(dim=1, keepdim=True)
+    if tokens.device.type != 'mps':
+        centred = centred.double()
     gram = centred @ centred.transpose(1, 2)
     diagonal = torch.diagonal(gram, dim1=1, dim2=2)
     norms = diagonal.unsqueeze(1) + diagonal.unsqueeze(2)
     squared = norms - 2 * gram
-    eps = torch.finfo(tokens.dtype).eps
-    rounding = (8 * eps * norms.detach()).clamp(min=(4 * eps) ** 2)
-    apart = squared.detach() > rounding
-    distance = torch.where(apart, squared, torch.ones_like(squared)).sqrt()
-    return gram, distance * apart, apart
+    rounding = 8 * torch.finfo(gram.dtype).eps * norms.detach()
+    resolution = 4 * torch.finfo(tokens.dtype).eps * of_image / unit
+    limit = torch.maximum(rounding, resolution.to(gram.dtype) ** 2)
+    # Not (a > b): nan in the tokens stays nan.
+    apart = ~(squared.detach() <= limit)
+    return torch.where(apart, squared, torch.zeros_like(squared)), apart
+
+
+def inverse_distances(squared: Tensor, apart: Tensor) -> Tensor:
+    """One over the distances, 0 with gradient 0 for coincident pairs."""
+    ones = torch.ones_like(squared)
+    return torch.where(apart, squared, ones).rsqrt() * apart
+
+
+def _sqrt(squared: Tensor, apart: Tensor) -> Tensor:
+    """Square root with value and gradient 0 for coincident pairs."""
+    return torch.where(apart, squared, torch.ones_like(squared)).sqrt() * apart
 
 
 def _check_pair(student: Tensor, teacher: Tensor) -> torch.dtype:

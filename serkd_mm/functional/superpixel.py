@@ -15,7 +15,14 @@ import math
 import torch
 from torch import Tensor
 
+from .scale import power_of_two_scale
+
 AFFINITIES = ('attention', 'rbf')
+IMPLS = ('auto', 'dense', 'local')
+
+# The association with all superpixels costs 9 / K of its work for nothing;
+# from this many superpixels on the local form is the faster one.
+_LOCAL_FROM = 128
 
 
 def superpixel_grid(
@@ -52,6 +59,7 @@ def superpixel_tokens(
     affinity: str = 'attention',
     differentiable_assignment: bool = True,
     return_assignment: bool = False,
+    impl: str = 'auto',
 ) -> Tensor | tuple[Tensor, Tensor]:
     r"""Group visual tokens into superpixel tokens.
 
@@ -76,8 +84,13 @@ def superpixel_tokens(
     token avoids is still a weighted mean of tokens, never 0 / 0.
 
     Half-precision input is clustered in float32. Scores are formed from
-    tokens divided by their largest magnitude, so no finite input overflows.
-    Time and memory O(B N (C + K)).
+    tokens divided by their largest magnitude, so that scores do not overflow.
+
+    ``impl='dense'`` associates every token with every superpixel in one
+    masked product: time O(B N K C), memory O(B N (C + K)). ``'local'`` works
+    on one row of cells and the three rows of superpixels around it: time
+    O(B N C sqrt(K)), memory O(B N (C + sqrt(K))). Both give the same result
+    up to rounding; ``'auto'`` takes ``'dense'`` below 128 superpixels.
 
     Args:
         tokens: Visual tokens without class or distillation token, row by row,
@@ -93,6 +106,7 @@ def superpixel_tokens(
             well as through the mean. ``False`` is the public behaviour of
             super token sampling.
         return_assignment: Whether to return the association too.
+        impl: ``'auto'``, ``'dense'`` or ``'local'``.
 
     Returns:
         Superpixel tokens ``(B, K, C)`` in row-major grid order and the dtype
@@ -118,62 +132,96 @@ def superpixel_tokens(
         raise ValueError(
             f'affinity must be one of {list(AFFINITIES)}, got {affinity!r}'
         )
+    if impl not in IMPLS:
+        raise ValueError(f'impl must be one of {list(IMPLS)}, got {impl!r}')
+    rows, cols = superpixel_grid((height, width), cell_size)
+    if impl == 'auto':
+        impl = 'dense' if rows * cols < _LOCAL_FROM else 'local'
     x = tokens.double() if tokens.dtype == torch.float64 else tokens.float()
     with torch.autocast(tokens.device.type, enabled=False):
-        own_cell, outside = _neighbourhood(
-            (height, width), cell_size, str(tokens.device)
+        if impl == 'local':
+            from ..ops.superpixel_local import cluster_local as cluster
+        else:
+            cluster = _cluster_dense
+        superpixels, log_q = cluster(
+            x,
+            (height, width),
+            cell_size,
+            num_iters,
+            affinity,
+            differentiable_assignment,
+            return_assignment,
         )
-        start = own_cell.to(x.dtype)
-        superpixels = (start / start.sum(0)).T @ x
-        assignment = start.expand(x.shape[0], -1, -1)
-        for _ in range(num_iters):
-            with torch.set_grad_enabled(
-                torch.is_grad_enabled() and differentiable_assignment
-            ):
-                log_q = _log_association(x, superpixels, outside, affinity)
-                # Softmax over tokens of log Q is Q divided by column sums.
-                column_weights = log_q.softmax(dim=1)
-            superpixels = column_weights.transpose(1, 2) @ x
-            assignment = log_q
-        if num_iters and return_assignment:
-            assignment = assignment.exp()
     superpixels = superpixels.to(tokens.dtype)
-    return (superpixels, assignment) if return_assignment else superpixels
+    if log_q is None:
+        return superpixels
+    return superpixels, log_q.exp()
 
 
-def _log_association(
-    x: Tensor, superpixels: Tensor, outside: Tensor, affinity: str
+def _cluster_dense(
+    x: Tensor,
+    hw: tuple[int, int],
+    cell_size: tuple[int, int],
+    num_iters: int,
+    affinity: str,
+    differentiable_assignment: bool,
+    return_assignment: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Superpixels and log Q from products over all superpixels.
+
+    Arguments are those of :func:`superpixel_tokens`, ``x`` in float32 or
+    float64. Log Q is None unless ``return_assignment``.
+    """
+    own_cell, outside = _neighbourhood(hw, cell_size, str(x.device))
+    start = own_cell.to(x.dtype)
+    superpixels = (start / start.sum(0)).T @ x
+    log_q = start.log().expand(x.shape[0], -1, -1)
+    differentiable = torch.is_grad_enabled() and differentiable_assignment
+    for _ in range(num_iters):
+        with torch.set_grad_enabled(differentiable):
+            scale = power_of_two_scale(x)
+            scores = affinity_scores(x, superpixels, affinity, scale)
+            log_q = log_association(scores, outside, scale)
+            # Softmax over tokens of log Q is Q divided by its column sums.
+            column_weights = log_q.softmax(dim=1)
+        superpixels = column_weights.transpose(1, 2) @ x
+    return superpixels, log_q if return_assignment else None
+
+
+def affinity_scores(
+    x: Tensor, superpixels: Tensor, affinity: str, scale: Tensor
 ) -> Tensor:
-    """Log of Q, ``(B, N, K)``; -inf outside of the neighbourhood.
+    """Exponents of the association over ``scale ** 2``.
 
-    The scores are computed from tokens scaled to magnitude one and multiplied
-    by the square of the scale after their row maximum is subtracted: large
+    Args:
+        x: Tokens, ``(..., N, C)``.
+        superpixels: Superpixel tokens, ``(..., K, C)``.
+        affinity: ``'attention'`` or ``'rbf'``.
+        scale: Positive scale of the tokens, broadcastable to ``x``.
+
+    Returns:
+        ``(..., N, K)``, of the order of C for any magnitude of the tokens.
+        For ``'rbf'`` without the summand of the token itself, which a
+        softmax over superpixels does not see.
+    """
+    small = superpixels / scale / scale
+    if affinity == 'attention':
+        return x @ (small / math.sqrt(x.shape[-1])).transpose(-1, -2)
+    norms = (small * superpixels).sum(-1).unsqueeze(-2)
+    return x @ (2 * small).transpose(-1, -2) - norms
+
+
+def log_association(scores: Tensor, outside: Tensor, scale: Tensor) -> Tensor:
+    """Log of Q from scaled scores; -inf outside of the neighbourhood.
+
+    The scale is multiplied back after the row maximum is subtracted: large
     tokens give a hard association instead of inf - inf.
     """
-    scale = _power_of_two_scale(x)
-    xs, ss = x / scale, superpixels / scale
-    scores = xs @ ss.transpose(1, 2)
-    if affinity == 'attention':
-        scores = scores / math.sqrt(x.shape[-1])
-    else:
-        # |x - s|^2 less |x|^2, which softmax over k does not see.
-        scores = 2 * scores - (ss * ss).sum(-1).unsqueeze(1)
     scores = scores.masked_fill(outside, float('-inf'))
     scores = scores - scores.detach().amax(-1, keepdim=True)
     lowest = torch.finfo(scores.dtype).min / 4
     scores = (scores * scale * scale).clamp(min=lowest)
     return scores.masked_fill(outside, float('-inf')).log_softmax(-1)
-
-
-def _power_of_two_scale(x: Tensor) -> Tensor:
-    """Power of two near each image's largest magnitude, ``(B, 1, 1)``.
-
-    Dividing by a power of two is exact. Zero and tiny maps get the smallest
-    scale whose inverse is finite, non-finite ones are left alone.
-    """
-    largest = x.detach().abs().amax(dim=(1, 2), keepdim=True)
-    exponent = torch.frexp(largest).exponent.clamp(-100, 126)
-    return torch.ldexp(torch.ones_like(largest), exponent)
 
 
 @functools.lru_cache(maxsize=32)

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from ..functional.relation import (
     _check_pair,
-    _geometry,
-    _inverse,
-    _magnitude,
+    inverse_distances,
+    squared_distances,
 )
+from ..functional.scale import power_of_two_scale
 
 # (squared distances, inverse distances, gradient wanted) -> (sum of Huber
 # values over i, j, k, gradient P of that sum with respect to the student's
@@ -120,7 +120,7 @@ def _token_gradient(
     with full_precision(student.device.type):
         for part in _pieces(batch, size, student.device):
             tokens = student[part].to(laplacian.dtype)
-            scale = _magnitude(tokens, (1, 2))
+            scale = power_of_two_scale(tokens)
             tokens = tokens / scale
             tokens -= tokens.mean(dim=1, keepdim=True)
             tokens = torch.bmm(laplacian[part], tokens)
@@ -151,17 +151,9 @@ def _distances(
     for side, tokens in enumerate(pair):
         size = num * tokens.shape[2] * dtype.itemsize
         for part in _pieces(batch, size, tokens.device):
-            piece = tokens[part].to(dtype)
-            piece = piece / _magnitude(piece, (1, 2))
-            gram, distance, apart = _geometry(piece)
-            norms = torch.diagonal(gram, dim1=1, dim2=2)
-            torch.sub(
-                norms.unsqueeze(1) + norms.unsqueeze(2),
-                gram,
-                alpha=2,
-                out=squared[side, part],
-            )
-            inverse[side, part] = _inverse(distance, apart)
+            found, apart = squared_distances(tokens[part].to(dtype), (1, 2))
+            squared[side, part] = found
+            inverse[side, part] = inverse_distances(found, apart)
     return squared, inverse
 
 

@@ -14,6 +14,7 @@ from ..models.connectors import SuperpixelTokenizer
 
 if TYPE_CHECKING:
     from ..models.algorithms import FrozenTeacherDistill
+    from ..models.distillers import SeRKDDistiller
 
 
 class Assignment(NamedTuple):
@@ -59,14 +60,14 @@ def superpixel_assignments(
         model.student(inputs)
     assignments = {}
     for side, record in records.items():
-        connector = distiller.connectors[record['connector']]
+        *before, tokenizer = distiller.connectors[record['connector']]
         raw = {
             k: v for k, v in record.items() if not k.startswith('connector')
         }
-        tokens = connector[:-1](distiller.get_record(**raw))
-        assignments[side] = Assignment(
-            connector[-1].cluster(tokens)[1], tokens.hw
-        )
+        tokens = distiller.get_record(**raw)
+        for connector in before:
+            tokens = connector(tokens)
+        assignments[side] = Assignment(tokenizer.assignment(tokens), tokens.hw)
     return assignments
 
 
@@ -131,7 +132,7 @@ def draw_superpixels(
     return drawn
 
 
-def _superpixel_records(distiller: nn.Module) -> dict[str, dict]:
+def _superpixel_records(distiller: SeRKDDistiller) -> dict[str, dict]:
     """The first record of each side that becomes superpixels."""
     records: dict[str, dict] = {}
     for mapping in distiller.loss_forward_mappings.values():

@@ -98,7 +98,9 @@ def test_value_and_gradient_follow_the_equations(
     # One pair always has distance 1 and one superpixel none at all.
     assert (expected > 1e-3) == (size > 2)
     assert_matches(value, expected, floor=1)
-    assert_matches(grad, expected_grad, floor=1e-2)
+    # Gradients of cosines of collinear tokens are 0 up to float32 rounding.
+    collinear = min(student.shape[2], teacher.shape[2]) == 1
+    assert_matches(grad, expected_grad, floor=0.2 if collinear else 1e-2)
 
 
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
@@ -612,3 +614,20 @@ def test_an_unknown_normalisation_is_answered_with_the_known_ones():
         distance_loss(student, teacher, normalize='channel')
     assert 'image' in str(error.value)
     assert 'batch' in str(error.value)
+
+
+@pytest.mark.parametrize('noise', [1e-3, 1e-4, 1e-5])
+@pytest.mark.parametrize('impl', ['reference', 'chunked'])
+def test_relations_within_tight_clusters_are_no_noise(noise, impl):
+    centres = torch.tensor([-1.0, 1.0]).repeat_interleave(4)[None, :, None]
+    student = centres + noise * make_tokens(1, 8, 32, dtype=torch.float32)
+    teacher = make_tokens(1, 8, 32, dtype=torch.float32, seed=2)
+    distance = distance_loss(student, teacher)
+    expected = distance_loss_reference(student, teacher, 'image')
+    torch.testing.assert_close(distance.double(), expected, rtol=1e-5, atol=0)
+    angle = angle_loss(student, teacher, impl=impl)
+    expected = angle_loss_reference(student, teacher)
+    # Cosines between clusters lose what float32 tokens have lost.
+    torch.testing.assert_close(
+        angle.double(), expected, rtol=1e-7 / noise + 1e-5, atol=0
+    )

@@ -154,7 +154,8 @@ def test_the_association_comes_with_the_superpixels() -> None:
     feature = token_map()
     tokenizer = SuperpixelTokenizer(norm='ln')
 
-    superpixels, assignment = tokenizer.cluster(feature)
+    superpixels = tokenizer(feature)
+    assignment = tokenizer.assignment(feature)
 
     assert torch.equal(superpixels, tokenizer(feature))
     assert assignment.shape == (2, 24, 6)

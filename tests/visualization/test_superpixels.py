@@ -59,7 +59,7 @@ def test_the_assignments_are_those_that_training_uses() -> None:
 
     for side, tokens in zip(('student', 'teacher'), used):
         tokenizer = model.distiller.connectors[f'{side}_superpixels'][-1]
-        expected = tokenizer.cluster(TokenMap(tokens, (4, 4)))[1]
+        expected = tokenizer.assignment(TokenMap(tokens, (4, 4)))
         torch.testing.assert_close(assignments[side].weights, expected)
 
 

@@ -34,6 +34,7 @@ class SuperpixelTokenizer(BaseConnector):
         refine_channels: Channels of the learnable refinement, a residual 3x3
             depthwise convolution over the superpixel grid that starts as the
             identity; None for no refinement. Teacher records want None.
+        impl: Form of the clustering, ``'auto'``, ``'dense'`` or ``'local'``.
         init_cfg: Initialisation config.
 
     Raises:
@@ -48,6 +49,7 @@ class SuperpixelTokenizer(BaseConnector):
         differentiable_assignment: bool = True,
         norm: str | None = None,
         refine_channels: int | None = None,
+        impl: str = 'auto',
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -62,27 +64,46 @@ class SuperpixelTokenizer(BaseConnector):
         self.affinity = affinity
         self.differentiable_assignment = differentiable_assignment
         self.norm = norm
+        self.impl = impl
         self.refine = (
             None if refine_channels is None else _identity(refine_channels)
         )
 
     def forward_train(self, feature: TokenMap) -> Tensor:
-        """Superpixel tokens ``(B, K, C)`` of a token map, in grid order."""
-        return self.cluster(feature)[0]
-
-    def cluster(self, feature: TokenMap) -> tuple[Tensor, Tensor]:
-        """Superpixel tokens and the association that they come from.
+        """Superpixel tokens of a token map.
 
         Args:
             feature: Tokens ``(B, N, C)`` with their grid.
 
         Returns:
-            Superpixel tokens ``(B, K, C)`` and association ``(B, N, K)``,
-            rows sum to 1.
+            Superpixel tokens in row-major grid order, ``(B, K, C)``.
 
         Raises:
             TypeError: If ``feature`` carries no grid.
         """
+        superpixels = self._cluster(feature, return_assignment=False)
+        assert isinstance(superpixels, Tensor)
+        if self.refine is None:
+            return superpixels
+        grid = superpixel_grid(feature.hw, self.grid_size)
+        maps = superpixels.transpose(1, 2).unflatten(2, grid)
+        maps = maps + self.refine(maps)
+        return maps.flatten(2).transpose(1, 2)
+
+    def assignment(self, feature: TokenMap) -> Tensor:
+        """Association of the tokens with the superpixels, to look at.
+
+        Args:
+            feature: Tokens ``(B, N, C)`` with their grid.
+
+        Returns:
+            Weights ``(B, N, K)``, rows sum to 1.
+        """
+        return self._cluster(feature, return_assignment=True)[1]
+
+    def _cluster(
+        self, feature: TokenMap, return_assignment: bool
+    ) -> Tensor | tuple[Tensor, Tensor]:
         if not isinstance(feature, TokenMap):
             raise TypeError(
                 'SuperpixelTokenizer needs tokens with their grid, got '
@@ -95,21 +116,16 @@ class SuperpixelTokenizer(BaseConnector):
             tokens = F.layer_norm(tokens, tokens.shape[-1:])
         elif self.norm == 'l2':
             tokens = F.normalize(tokens, dim=-1)
-        superpixels, assignment = superpixel_tokens(
+        return superpixel_tokens(
             tokens,
             hw,
             grid_size=self.grid_size,
             num_iters=self.num_iters,
             affinity=self.affinity,
             differentiable_assignment=self.differentiable_assignment,
-            return_assignment=True,
+            return_assignment=return_assignment,
+            impl=self.impl,
         )
-        if self.refine is not None:
-            grid = superpixel_grid(hw, self.grid_size)
-            maps = superpixels.transpose(1, 2).unflatten(2, grid)
-            maps = maps + self.refine(maps)
-            superpixels = maps.flatten(2).transpose(1, 2)
-        return superpixels, assignment
 
 
 def _identity(channels: int) -> nn.Conv2d:

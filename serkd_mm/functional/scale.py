@@ -1,0 +1,33 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def power_of_two_scale(x: Tensor) -> Tensor:
+    """Power of two just above the largest magnitude in every image.
+
+    Dividing by it is exact and leaves magnitudes up to 1, so that squares and
+    products of the quotients stay in range.
+
+    Args:
+        x: Finite tokens, ``(B, N, C)``.
+
+    Returns:
+        Scale, detached, ``(B, 1, 1)``; 1 for an image of zeros. At least
+        ``2 ** -66``, whose inverse square is still finite in float32, and at
+        most a quarter of the dtype's range, which leaves magnitudes up to 4.
+
+    Example:
+        >>> x = torch.tensor([[[3.0, -5.0]], [[0.0, 0.0]]])
+        >>> power_of_two_scale(x).flatten().tolist()
+        [8.0, 1.0]
+    """
+    low, high = x.detach().flatten(1).aminmax(dim=1)
+    largest = torch.maximum(-low, high)[:, None, None]
+    top = math.frexp(torch.finfo(x.dtype).max)[1] - 2
+    exponent = torch.frexp(largest).exponent.clamp(-66, top)
+    return torch.ldexp(torch.ones_like(largest), exponent)
