@@ -105,10 +105,7 @@ def load_elsewhere(installed: Path, folder: Path, base: str) -> dict:
     script = (
         'import json\n'
         'from mmengine.config import Config\n'
-        'from mmengine.config.utils import MODULE2PACKAGE\n'
         'import serkd_mm\n'
-        # Only packages in this table may stand before "::".
-        "MODULE2PACKAGE.setdefault('serkd_mm', 'serkd_mm')\n"
         "config = Config.fromfile('config.py').to_dict()\n"
         "print(json.dumps([serkd_mm.__file__, config['model'],"
         " config['train_dataloader']['batch_size']]))\n"
@@ -160,11 +157,7 @@ def test_wheel_has_every_module_and_no_tests(wheel: Path) -> None:
 def test_package_prefix_reaches_configs_of_the_wheel(
     installed: Path, tmp_path: Path, checkout_config: dict
 ) -> None:
-    # MMEngine wants a folder after "::". It also marks what it reads this
-    # way with _scope_='serkd_mm', of which there is no registry, so only the
-    # model, which names its scopes, can be built; a plain path has no such
-    # limit.
-    base = "'serkd_mm::_base_/../serkd_deit-s.py'"
+    base = "'serkd_mm::serkd_deit-s.py'"
     assert load_elsewhere(installed, tmp_path, base) == checkout_config
 
 
@@ -175,14 +168,14 @@ def test_installed_path_reaches_configs_of_the_wheel(
     assert load_elsewhere(installed, tmp_path, base) == checkout_config
 
 
-def test_get_config_finds_the_model_index_of_the_wheel(
+def test_get_config_finds_the_configs_of_the_wheel(
     installed: Path, tmp_path: Path
 ) -> None:
     script = (
-        'from mmengine.config.utils import _get_cfg_metainfo\n'
-        'from mmengine.utils import get_installed_path\n'
-        "path = get_installed_path('serkd_mm')\n"
-        "print(_get_cfg_metainfo(path, 'serkd_deit-ti.py')['Name'])\n"
+        'import serkd_mm\n'
+        'from mmengine.hub import get_config\n'
+        "cfg = get_config('serkd_mm::serkd_deit-ti.py')\n"
+        'print(cfg.model.architecture.backbone.arch, cfg.filename)\n'
     )
     output = run(
         sys.executable,
@@ -191,7 +184,8 @@ def test_get_config_finds_the_model_index_of_the_wheel(
         cwd=tmp_path,
         env={**os.environ, 'PYTHONPATH': str(installed)},
     )
-    assert output.splitlines()[-1] == 'serkd_deit-ti'
+    path = installed / 'serkd_mm' / '.mim' / 'configs' / 'serkd_deit-ti.py'
+    assert output.splitlines()[-1] == f'deit-tiny {path}'
 
 
 def test_version_and_python_of_the_wheel(wheel_metadata: Message) -> None:
