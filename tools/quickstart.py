@@ -63,7 +63,7 @@ def main() -> None:
     results = {name: train(name, args.out, args.epochs) for name in RUNS}
     table = format_table(results)
     (args.out / 'table.md').write_text(table)
-    print(f'\n{table}\nTop-1 on 720 validation images; seed 0.')
+    print(f'\n{table}\nTop-1 on 719 validation images; seed 0.')
     draw_curves(results, args.out / 'curves.png')
     draw_pairs(args.out, args.epochs, args.out / 'superpixels.png')
     print(f'Pictures: {args.out}/curves.png, {args.out}/superpixels.png')

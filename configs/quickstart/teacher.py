@@ -1,4 +1,4 @@
-# Teacher: a small ViT on all 1,077 training images of the digits.
+# Teacher: a small ViT on all 1,078 training images of the digits.
 # Top-1: the table that tools/quickstart.sh prints.
 _base_ = [
     '../_base_/datasets/digits.py',

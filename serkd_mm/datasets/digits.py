@@ -21,7 +21,7 @@ class Digits(BaseDataset):
     rest validates.
 
     Args:
-        split: ``'train'`` (1,077 images) or ``'val'`` (720 images).
+        split: ``'train'`` (1,078 images) or ``'val'`` (719 images).
         samples_per_class: Size of the training subset per class, the first of
             the fixed order, so that smaller subsets lie within larger ones.
             None takes all.

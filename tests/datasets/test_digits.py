@@ -121,3 +121,8 @@ def test_a_missing_scikit_learn_says_how_to_get_it(
 
     with pytest.raises(ImportError, match='pip install scikit-learn'):
         Digits()
+
+
+def test_the_splits_have_the_sizes_that_the_docstring_names() -> None:
+    assert len(paths(split='train')) == 1078
+    assert len(paths(split='val')) == 719

@@ -808,3 +808,40 @@ def test_activations_stay_in_place_where_that_is_asked_for() -> None:
 
     assert model.student.backbone.relu.inplace
     assert not model.teacher.backbone.relu.inplace
+
+
+def test_a_teacher_comes_from_a_config_of_this_package() -> None:
+    path = 'serkd_mm::quickstart/teacher.py'
+    architecture = student_config()
+    architecture['head']['num_classes'] = 10
+    distiller = distiller_config(losses=('loss_kd',))
+    distiller['teacher_recorders'] = dict(logits=recorder('head.layers.head'))
+    model = build(
+        architecture=architecture,
+        data_preprocessor=RGB,
+        teacher=dict(cfg_path=path),
+        distiller=distiller,
+    )
+
+    cfg = hub.get_config(path)
+    assert type(model.teacher.backbone).__name__ == cfg.model.backbone.type
+    mean = model.teacher.data_preprocessor.mean.flatten().tolist()
+    assert mean == pytest.approx(cfg.data_preprocessor.mean)
+    assert torch.isfinite(losses_of(model)['distill.loss_kd'])
+
+
+def test_a_config_path_takes_no_other_keys() -> None:
+    teacher = dict(cfg_path='serkd_mm::quickstart/teacher.py', backbone=dict())
+    with pytest.raises(ValueError, match=r"takes nothing else.*'backbone'"):
+        build(teacher=teacher)
+
+
+def test_the_preprocessor_of_one_model_does_not_reach_the_next() -> None:
+    preprocessor = dict(RGB)
+    build(
+        architecture=student_config(
+            train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8)])
+        ),
+        data_preprocessor=preprocessor,
+    )
+    assert 'batch_augments' not in preprocessor

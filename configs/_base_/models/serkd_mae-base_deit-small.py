@@ -16,7 +16,6 @@ model = dict(
             img_size=224,
             patch_size=16,
         ),
-        neck=None,
         head=dict(
             type='DeiTDistillHead',
             num_classes=1000,

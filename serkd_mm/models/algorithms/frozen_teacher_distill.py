@@ -90,7 +90,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         check_teacher_source(teacher_ckpt, allow_random_teacher)
         if isinstance(architecture, dict) and data_preprocessor is not None:
             architecture = copy.copy(architecture)
-            architecture.setdefault('data_preprocessor', data_preprocessor)
+            # A copy: building writes the batch augmentations into it.
+            architecture.setdefault(
+                'data_preprocessor', copy.copy(data_preprocessor)
+            )
             data_preprocessor = None
         super().__init__(
             distiller=distiller,

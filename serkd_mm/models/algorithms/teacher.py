@@ -6,6 +6,7 @@ from __future__ import annotations
 import os.path as osp
 from collections.abc import Iterable
 
+from mmengine import hub
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
@@ -29,24 +30,32 @@ def build_teacher(teacher: BaseModel | dict) -> BaseModel:
 
     Raises:
         FileNotFoundError: If the config file does not exist.
+        ValueError: If ``cfg_path`` comes with other keys.
     """
     if not isinstance(teacher, dict):
         return teacher
     path = teacher.get('cfg_path')
-    if path is None or '::' in path:
+    if path is None:
         return MODELS.build(teacher)
-    if not osp.isfile(path):
+    unknown = set(teacher) - {'cfg_path', 'pretrained'}
+    if unknown or teacher.get('pretrained'):
+        raise ValueError(
+            f'teacher=dict(cfg_path={path!r}) takes nothing else, got '
+            f'{sorted(set(teacher) - {"cfg_path"})}; weights come from '
+            'teacher_ckpt, and changes to the model from a config of your own'
+        )
+    if '::' not in path and not osp.isfile(path):
         raise FileNotFoundError(
             f'teacher.cfg_path {path!r} is not a file; write the path of the '
             "teacher's config, or 'package::config.py' for one of an "
             'installed package'
         )
-    cfg = Config.fromfile(path)
+    cfg = hub.get_config(path) if '::' in path else Config.fromfile(path)
+    preprocessor = cfg.get('data_preprocessor')
+    if preprocessor is not None:
+        cfg.model.setdefault('data_preprocessor', preprocessor)
     scope = cfg.get('default_scope', 'mmpretrain')
     with DefaultScope.overwrite_default_scope(scope):
-        preprocessor = cfg.get('data_preprocessor')
-        if preprocessor is not None:
-            cfg.model.setdefault('data_preprocessor', preprocessor)
         return MODELS.build(cfg.model)
 
 
@@ -97,10 +106,6 @@ def load_teacher_weights(teacher: nn.Module, teacher_ckpt: str) -> None:
     weights = checkpoint.get('state_dict', checkpoint)
     weights = {k.removeprefix('module.'): v for k, v in weights.items()}
     expected = teacher.state_dict()
-    for key, value in expected.items():
-        # Counts steps of training; absent from files of older torch.
-        if key.endswith('num_batches_tracked'):
-            weights.setdefault(key, value)
     try:
         teacher.load_state_dict(weights)
     except RuntimeError as error:
