@@ -215,9 +215,7 @@ def test_a_cnn_student_learns_from_a_vit() -> None:
             'model.architecture.backbone': dict(
                 _delete_=True, type='ResNet', depth=18
             ),
-            'model.architecture.neck': dict(
-                _delete_=True, type='GlobalAveragePooling'
-            ),
+            'model.architecture.neck': dict(type='GlobalAveragePooling'),
             'model.architecture.head': dict(
                 _delete_=True,
                 type='LinearClsHead',
