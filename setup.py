@@ -52,6 +52,8 @@ DEV = [
     # The formatter's style may change with every minor version.
     'ruff>=0.17.0,<0.18',
     'mypy>=1.10',
+    # The kernels are tested in Triton's interpreter; no GPU is needed.
+    'triton; platform_system == "Linux" and platform_machine == "x86_64"',
     # The tests build a wheel with the interpreter they run in.
     'setuptools>=64,<82',
     'wheel',
