@@ -1,0 +1,225 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Time and memory, measured alike for all that is compared."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import multiprocessing
+import os
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import torch
+
+Run = Callable[[], object]
+Prepare = Callable[..., Run]
+
+MIB = 2**20
+# Imported once, before any computation, by the process that the memory
+# measurements are forked from.
+_PRELOAD = [
+    f'serkd_mm.benchmarks.{name}'
+    for name in ('relation', 'superpixel', 'peers')
+]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for.
+
+    Attributes:
+        device: ``'cpu'`` or ``'cuda'``.
+        threads: Number of CPU threads of PyTorch.
+        repeats: Rounds of timing; None for the sub-command's own number.
+        quick: Tiny sizes that show that everything runs.
+    """
+
+    device: str = 'cpu'
+    threads: int = 1
+    repeats: int | None = None
+    quick: bool = False
+
+    def rounds(self, default: int) -> int:
+        """Rounds of timing."""
+        return self.repeats or (2 if self.quick else default)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory in MiB.
+
+    Attributes:
+        total: Above what the process held before anything was prepared.
+        extra: Above what it held once the inputs were there.
+    """
+
+    total: float
+    extra: float
+
+
+def interleaved(
+    runs: Mapping[str, Run],
+    repeats: int,
+    device: str,
+    before: Callable[[int], object] = lambda index: None,
+) -> dict[str, list[float]]:
+    """Milliseconds of every run in every round, after a round of warm-up.
+
+    Args:
+        runs: What to time, by name. A round times each once, in this order,
+            so that a machine that slows down does so for all of them.
+        repeats: Number of rounds.
+        device: ``'cuda'`` is timed by events, all else by the wall clock.
+        before: Called with the number of the round before each timing.
+
+    Returns:
+        Lists of ``repeats`` times by name.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for index in range(-1, repeats):
+        for name, run in runs.items():
+            before(index)
+            elapsed = milliseconds(run, device)
+            if index >= 0:
+                times[name].append(elapsed)
+    return times
+
+
+def milliseconds(run: Run, device: str) -> float:
+    """Duration of one run."""
+    if device != 'cuda':
+        start = time.perf_counter()
+        run()
+        return 1e3 * (time.perf_counter() - start)
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    first.record()
+    run()
+    last.record()
+    torch.cuda.synchronize()
+    return first.elapsed_time(last)
+
+
+def quartiles(samples: list[float]) -> dict[str, float]:
+    """Lower quartile, median and upper quartile."""
+    q1, median, q3 = np.percentile(samples, (25, 50, 75))
+    return dict(q1=float(q1), median=float(median), q3=float(q3))
+
+
+def ratios(over: list[float], under: list[float]) -> dict[str, float]:
+    """Quartiles of the ratio of two runs of the same round."""
+    return quartiles([a / b for a, b in zip(over, under)])
+
+
+def peak_memory(
+    prepare: Prepare,
+    arguments: dict[str, Any],
+    options: Options,
+    warm: dict[str, Any],
+) -> Memory:
+    """Peak memory of ``prepare(**arguments)()``.
+
+    On a CPU from the largest resident set of a process of its own, which is
+    forked from one that has imported the package and computed nothing; on
+    CUDA from the allocator of this process.
+
+    Args:
+        prepare: Module-level function that makes the inputs and returns what
+            is to be measured.
+        arguments: Its arguments.
+        options: Device and threads.
+        warm: Arguments that make a tiny run of it, which comes first: code
+            that is used for the first time becomes resident as well.
+    """
+    warm = {**arguments, **warm}
+    if options.device == 'cuda':
+        return _cuda_memory(prepare, arguments, warm)
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(_PRELOAD)
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(
+        target=_measure_child,
+        args=(sender, prepare, arguments, warm, options.threads),
+    )
+    child.start()
+    sender.close()
+    try:
+        return Memory(*receiver.recv())
+    except EOFError:
+        raise RuntimeError(
+            f'the process that measured {prepare.__name__}({arguments}) died; '
+            'its own message is above, or it ran out of memory'
+        ) from None
+    finally:
+        child.join()
+
+
+def _measure_child(
+    sender: Connection,
+    prepare: Prepare,
+    arguments: dict,
+    warm: dict,
+    threads: int,
+) -> None:
+    warnings.simplefilter('ignore')
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    prepare(**warm)()
+    start = _settle()
+    run = prepare(**arguments)
+    ready = _settle()
+    run()
+    peak = max_rss()
+    sender.send(((peak - start) / MIB, (peak - ready) / MIB))
+
+
+def _cuda_memory(prepare: Prepare, arguments: dict, warm: dict) -> Memory:
+    prepare(**warm)()
+    gc.collect()
+    start = torch.cuda.memory_allocated()
+    run = prepare(**arguments)
+    ready = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    peak = torch.cuda.max_memory_allocated()
+    del run
+    return Memory((peak - start) / MIB, (peak - ready) / MIB)
+
+
+def _settle() -> int:
+    """Give freed memory back, lower the peak to what is in use, return it."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc
+        ctypes.CDLL('libc.so.6').malloc_trim(0)
+    with suppress(OSError):  # Linux
+        Path('/proc/self/clear_refs').write_text('5')
+    return max_rss()
+
+
+def max_rss() -> int:
+    """Largest resident set of this process, bytes."""
+    unit = 1 if sys.platform == 'darwin' else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def available_memory(device: str) -> int:
+    """Bytes that can be allocated."""
+    if device == 'cuda':
+        return torch.cuda.mem_get_info()[0]
+    with suppress(OSError):
+        for line in Path('/proc/meminfo').read_text().splitlines():
+            if line.startswith('MemAvailable'):
+                return int(line.split()[1]) * 1024
+    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2

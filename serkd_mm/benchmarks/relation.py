@@ -1,0 +1,245 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Relation losses against their difference-tensor forms."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+
+from ..functional import relation
+from ..ops.relation_triton import triton_installed
+from . import straightforward
+from .growth import add_growth
+from .measure import (
+    Options,
+    Run,
+    available_memory,
+    interleaved,
+    peak_memory,
+    quartiles,
+    ratios,
+)
+from .report import Goal, Report, Table
+
+Shape = tuple[int, int, int, int]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+BASELINE = 'straightforward'
+SHAPES = [(128, 49, 192, 768), (128, 49, 384, 768), (8, 196, 192, 768)]
+DISTANCE_SHAPES = [(128, 49, 384, 768)]
+LARGE = (128, 196, 192, 768)
+QUICK = [(2, 9, 8, 16), (2, 16, 8, 16), (1, 25, 8, 16)]
+ROUNDS = 7
+
+
+def run(options: Options) -> Report:
+    """Time, memory, errors and growth of the relation losses."""
+    report = Report('relation', options)
+    shapes = QUICK if options.quick else SHAPES
+    angle = _compare(report, 'angle_loss', shapes)
+    _compare(report, 'distance_loss', shapes[1:2])
+    large = (1, 36, 8, 16) if options.quick else LARGE
+    memory = _memory('angle_loss', fastest(options), large, options).extra
+    report.tables.append(Table('Large batch', [
+        dict(shape=_name(large), variant=fastest(options),
+             **{'extra MiB': memory}),
+        dict(shape='K = 196', variant='difference tensors, float16 (paper)',
+             **{'extra MiB': '17.73 GB'}),
+    ]))  # fmt: skip
+    report.tables.append(_errors(options))
+    _goals(report, angle, shapes, memory)
+    add_growth(report, partial(_prepared, options), fastest(options))
+    report.notes += [
+        'Forward and backward of the student side in float32; shapes are '
+        '(B, K, Cs, Ct), tokens are normal. Ratio: median and quartiles of '
+        'the ratio to straightforward in the same round.',
+        'straightforward: normalised differences (B, K, K, C) and bmm, as '
+        "the authors of relational knowledge distillation write it; 'images "
+        "at once' says whether memory forced a loop over parts of the batch.",
+        'Extra memory is the peak above the two token tensors, the gradient '
+        'included.',
+    ]
+    return report
+
+
+def prepare(
+    loss: str, variant: str, shape: Shape, device: str, images: int
+) -> Run:
+    """Tokens of a shape and one forward and backward over them.
+
+    Args:
+        loss: ``'angle_loss'`` or ``'distance_loss'``.
+        variant: Straightforward, or what ``impl`` takes.
+        shape: ``(B, K, Cs, Ct)``.
+        device: Where to.
+        images: How many images at once.
+    """
+    function = select(loss, variant)
+    batch, num, *widths = shape
+    tokens = [torch.randn(batch, num, c, device=device) for c in widths]
+    student, teacher = tokens[0].requires_grad_(), tokens[1]
+
+    def forward_backward() -> None:
+        student.grad = None
+        for s, t in zip(student.split(images), teacher.split(images)):
+            (function(s, t) * (len(s) / batch)).backward()
+
+    return forward_backward
+
+
+def select(loss: str, variant: str) -> Loss:
+    """The function of a variant."""
+    if variant == BASELINE:
+        return getattr(straightforward, loss)
+    if loss == 'distance_loss':
+        return relation.distance_loss
+    return partial(relation.angle_loss, impl=variant)
+
+
+def variants(loss: str, options: Options) -> list[str]:
+    """Baseline first."""
+    if loss == 'distance_loss':
+        return [BASELINE, 'serkd_mm']
+    found = [BASELINE, 'reference', 'chunked']
+    return [*found, 'triton'] if fastest(options) == 'triton' else found
+
+
+def fastest(options: Options) -> str:
+    """What ``impl='auto'`` takes on this device."""
+    triton = options.device == 'cuda' and triton_installed()
+    return 'triton' if triton else 'chunked'
+
+
+def images_at_once(variant: str, shape: Shape, device: str) -> int:
+    """Images whose differences fit into half of the memory."""
+    batch, num, student, teacher = shape
+    if variant != BASELINE:
+        return batch
+    # Live at a time: about 7 tensors of the student or 3 of the teacher.
+    image = 4 * num**2 * max(7 * student, 3 * teacher)
+    return max(1, min(batch, available_memory(device) // 2 // image))
+
+
+def _arguments(
+    loss: str, variant: str, shape: Shape, options: Options
+) -> dict[str, Any]:
+    return dict(
+        loss=loss,
+        variant=variant,
+        shape=shape,
+        device=options.device,
+        images=images_at_once(variant, shape, options.device),
+    )
+
+
+def _prepared(
+    options: Options, variant: str, shape: Shape
+) -> tuple[Run, float]:
+    """Angle loss of a shape, ready to be timed, and its extra MiB."""
+    run = prepare(**_arguments('angle_loss', variant, shape, options))
+    return run, _memory('angle_loss', variant, shape, options).extra
+
+
+def _memory(loss: str, variant: str, shape: Shape, options: Options) -> Any:
+    arguments = _arguments(loss, variant, shape, options)
+    warm = dict(shape=(1, 4, *shape[2:]))
+    return peak_memory(prepare, arguments, options, warm)
+
+
+def _compare(report: Report, loss: str, shapes: list[Shape]) -> dict:
+    """Add the table of a loss; returns the rows by shape and variant."""
+    options, rows, found = report.options, [], {}
+    for shape in shapes:
+        names = variants(loss, options)
+        arguments = {n: _arguments(loss, n, shape, options) for n in names}
+        runs = {name: prepare(**arguments[name]) for name in names}
+        repeats = options.rounds(ROUNDS)
+        times = interleaved(runs, repeats, options.device)
+        runs.clear()
+        report.data[f'{loss} {_name(shape)} ms'] = times
+        for name in names:
+            memory = _memory(loss, name, shape, options)
+            row = _row(shape, name, times, memory.extra)
+            row['images at once'] = arguments[name]['images']
+            rows.append(row)
+            found[shape, name] = row
+    report.tables.append(Table(f'{loss}, forward + backward', rows))
+    return found
+
+
+def _row(shape: Shape, name: str, times: dict, memory: float) -> dict:
+    time, ratio = quartiles(times[name]), ratios(times[BASELINE], times[name])
+    return {
+        'shape': _name(shape),
+        'variant': name,
+        'median ms': time['median'],
+        'q1': time['q1'],
+        'q3': time['q3'],
+        'ratio': ratio['median'],
+        'ratio q1': ratio['q1'],
+        'ratio q3': ratio['q3'],
+        'extra MiB': memory,
+    }
+
+
+def _goals(
+    report: Report, rows: dict, shapes: list[Shape], large: float
+) -> None:
+    fast = fastest(report.options)
+    middle, wide = rows[shapes[1], fast], rows[shapes[2], fast]
+    bounds = [(middle, 80.0), (wide, 25.0)]
+    if report.options.device == 'cuda':
+        bounds = [(middle, 40.0)]
+    for row, bound in bounds:
+        what = f'speed of {fast} over {BASELINE} at {row["shape"]}'
+        report.goals.append(Goal(what, bound, row['ratio']))
+    for name, bound, memory in (
+        (middle['shape'], 64.0, middle['extra MiB']),
+        (_name(LARGE), 1024.0, large),
+    ):
+        what = f'extra memory of {fast} at {name}'
+        goal = Goal(what, bound, memory, unit=' MiB', at_least=False)
+        report.goals.append(goal)
+
+
+def _errors(options: Options) -> Table:
+    """Deviations from float64 difference tensors."""
+    shape = (2, 9, 8, 16) if options.quick else (4, 49, 384, 768)
+    generator = torch.Generator().manual_seed(0)
+    batch, num, *widths = shape
+    tokens = [
+        torch.randn(batch, num, c, generator=generator).to(options.device)
+        for c in widths
+    ]
+    rows = []
+    for loss in ('angle_loss', 'distance_loss'):
+        value, grad = _evaluate(loss, BASELINE, [t.double() for t in tokens])
+        for name in variants(loss, options):
+            found, slope = _evaluate(loss, name, tokens)
+            rows.append({
+                'loss': loss,
+                'variant': name,
+                'relative error of value': float((found / value - 1).abs()),
+                'largest error of gradient over largest entry': float(
+                    (slope - grad).abs().max() / grad.abs().max()
+                ),
+            })  # fmt: skip
+    title = f'float32 against float64 difference tensors at {_name(shape)}'
+    return Table(title, rows)
+
+
+def _evaluate(
+    loss: str, variant: str, tokens: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Value and gradient, as float64."""
+    student = tokens[0].clone().requires_grad_()
+    value = select(loss, variant)(student, tokens[1])
+    (grad,) = torch.autograd.grad(value, student)
+    return value.detach().double(), grad.double()
+
+
+def _name(shape: Shape) -> str:
+    return f'({", ".join(map(str, shape))})'

@@ -1,0 +1,196 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""The benchmark runs, and compares things that compute the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Callable
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from torch import Tensor
+
+from serkd_mm import functional
+from serkd_mm.benchmarks import (
+    measure,
+    networks,
+    peers,
+    relation,
+    report,
+    step,
+    straightforward,
+)
+
+TOOL = Path(__file__).resolve().parents[1] / 'tools' / 'benchmark.py'
+COLUMNS = {
+    'relation': {'median ms', 'q1', 'q3', 'ratio', 'extra MiB'},
+    'superpixel': {'median ms', 'q1', 'q3', 'ratio', 'extra MiB'},
+    'step': {'median ms', 'q1', 'q3', 'ratio', 'peak MiB'},
+    'peers': {'images/s', 'median ms', 'ratio', 'peak MiB'},
+}
+
+
+@pytest.fixture(scope='module')
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location('_benchmark', TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _errors_only() -> None:
+    MMLogger.get_current_instance().setLevel(logging.ERROR)
+
+
+@pytest.mark.parametrize('name', sorted(COLUMNS))
+def test_subcommand_writes_and_prints_what_it_found(
+    tool: ModuleType,
+    name: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    arguments = [name, '--quick', '--threads', '1', '--out', str(tmp_path)]
+    tool.main(arguments)
+    stem = f'{name}_{report.slug(report.device_name("cpu"))}'
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {f'{stem}.{kind}' for kind in ('json', 'md', 'png')}
+    text = (tmp_path / f'{stem}.md').read_text()
+    assert capsys.readouterr().out.strip() == text.strip()
+    found = json.loads((tmp_path / f'{stem}.json').read_text())
+    assert found['benchmark'] == name
+    assert found['options']['quick'] is True
+    assert found['environment']['torch'] == torch.__version__
+    assert name in found['environment']['command']
+    assert set(found['tables'][0]['rows'][0]) >= COLUMNS[name]
+    for goal in found['goals']:
+        assert {'what', 'bound', 'measured', 'reached'} <= set(goal)
+    lines = re.findall(r'- goal: [<>]= .*: not judged at these sizes', text)
+    assert len(lines) == len(found['goals'])
+
+
+def value_and_grad(
+    loss: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor
+) -> tuple[Tensor, Tensor]:
+    student = student.clone().requires_grad_()
+    value = 3 * loss(student, teacher)
+    return value.detach(), torch.autograd.grad(value, student)[0]
+
+
+@pytest.mark.parametrize('name', ['angle_loss', 'distance_loss'])
+def test_straightforward_loss_agrees_with_the_package(name: str) -> None:
+    student = torch.randn(3, 10, 6, dtype=torch.float64)
+    teacher = torch.randn(3, 10, 9, dtype=torch.float64)
+    expected = value_and_grad(getattr(functional, name), student, teacher)
+    found = value_and_grad(getattr(straightforward, name), student, teacher)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_loop_over_images_gives_the_gradient_of_the_batch() -> None:
+    grads = []
+    for images in (5, 2):
+        torch.manual_seed(0)
+        run = relation.prepare(
+            'angle_loss', relation.BASELINE, (5, 6, 3, 4), 'cpu', images
+        )
+        run()
+        closure = dict(
+            zip(run.__code__.co_freevars, run.__closure__)  # type: ignore
+        )
+        grads.append(closure['student'].cell_contents.grad)
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+@pytest.mark.parametrize('differentiable', [True, False])
+def test_unfolded_superpixels_agree_away_from_the_border(
+    differentiable: bool,
+) -> None:
+    # Zero padding takes mass from tokens in cells at the border; superpixels
+    # two cells away from it hold none of those tokens.
+    tokens = torch.randn(2, 14 * 14, 8, dtype=torch.float64)
+    above = torch.randn(2, 3, 3, 8, dtype=torch.float64)
+    found = []
+    for function in (
+        straightforward.superpixel_tokens,
+        functional.superpixel_tokens,
+    ):
+        leaf = tokens.clone().requires_grad_()
+        superpixels = function(
+            leaf, (14, 14), differentiable_assignment=differentiable
+        )
+        inside = superpixels.unflatten(1, (7, 7))[:, 2:-2, 2:-2]
+        (inside * above).sum().backward()
+        found.append((inside.detach(), leaf.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+
+
+def losses_of_three_steps(variant: str) -> list[float]:
+    one_step, cfg = step.build_step('serkd_deit-ti.py', variant, 'cpu', True)
+    return [
+        one_step(networks.random_batch(cfg, 4, seed)).item()
+        for seed in range(3)
+    ]
+
+
+def test_hand_written_loop_trains_as_the_algorithm_does() -> None:
+    by_hand = losses_of_three_steps(step.HAND)
+    plain = losses_of_three_steps(step.PLAIN)
+    assert by_hand == pytest.approx(plain, rel=1e-5)
+    assert losses_of_three_steps(step.FULL)[0] > plain[0]
+
+
+def test_peer_computes_the_same_losses_on_the_same_teacher_logits() -> None:
+    built = {v: peers.build(v, 'cpu', True) for v in peers.VARIANTS}
+    ours, host = built[peers.OURS][0], built[peers.HOST][0]
+    peers.share_weights(ours, host)
+    host.teacher.eval()
+    losses = []
+    for model in (ours, host):
+        data = networks.random_batch(built[peers.OURS][1], 2, 0)
+        data = model.data_preprocessor(data, training=True)
+        losses.append({
+            name: loss.item()
+            for name, loss in model(**data, mode='loss').items()
+        })  # fmt: skip
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def prepare_memory(mib: int) -> measure.Run:
+    """Module level: the measuring process imports it."""
+    kept = torch.ones(8 * measure.MIB // 4)
+    return lambda: torch.ones(mib * measure.MIB // 4).add_(kept[0])
+
+
+def test_peak_memory_tells_work_from_inputs() -> None:
+    memory = measure.peak_memory(
+        prepare_memory, dict(mib=40), measure.Options(), warm=dict(mib=1)
+    )
+    assert memory.extra == pytest.approx(40, abs=2)
+    assert memory.total == pytest.approx(48, abs=3)
+
+
+def test_rounds_are_interleaved_after_a_warm_up() -> None:
+    calls: list[str] = []
+    runs = {name: (lambda name=name: calls.append(name)) for name in 'abc'}
+    times = measure.interleaved(runs, 3, 'cpu')
+    assert ''.join(calls) == 'abc' * 4
+    assert [len(samples) for samples in times.values()] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ('measured', 'line'),
+    [
+        (71.0, 'goal: >= 80x speed; measured 71x: not reached'),
+        (80.0, 'goal: >= 80x speed; measured 80x: reached'),
+    ],
+)
+def test_goal_says_whether_it_is_reached(measured: float, line: str) -> None:
+    assert report.Goal('speed', 80.0, measured).line() == line

@@ -1,0 +1,59 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Measure speed and memory beside the forms that the code replaces.
+
+python tools/benchmark.py relation
+python tools/benchmark.py step --device cuda --out work_dirs/benchmark
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.logging import MMLogger
+
+from serkd_mm.benchmarks.measure import Options
+
+BENCHMARKS = ('relation', 'superpixel', 'step', 'peers')
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('benchmark', choices=BENCHMARKS)
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path(__file__).resolve().parent / 'benchmark_results',
+        help='folder for JSON, table and picture',
+    )
+    parser.add_argument(
+        '--threads',
+        type=int,
+        default=torch.get_num_threads(),
+        help='CPU threads of PyTorch',
+    )
+    parser.add_argument(
+        '--repeats', type=int, help='rounds of timing (default: 7 to 15)'
+    )
+    parser.add_argument(
+        '--quick', action='store_true', help='tiny sizes, to see it run'
+    )
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    MMLogger.get_current_instance().setLevel(logging.ERROR)
+    options = Options(args.device, args.threads, args.repeats, args.quick)
+    module = importlib.import_module(f'serkd_mm.benchmarks.{args.benchmark}')
+    command = sys.argv[1:] if arguments is None else arguments
+    command = ['python', 'tools/benchmark.py', *command]
+    print(module.run(options).save(args.out, shlex.join(command)))
+
+
+if __name__ == '__main__':
+    main()
