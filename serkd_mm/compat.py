@@ -194,6 +194,31 @@ def disable_inplace(model: nn.Module) -> None:
             setattr(module, 'inplace', False)  # noqa: B010
 
 
+def compile_module(model: nn.Module, **options: Any) -> None:
+    """Compile a model of the MMPretrain zoo in place, without graph breaks.
+
+    mmcv's DropPath keeps its probability as a NumPy number where a backbone
+    took it from ``np.linspace``, and ``torch.compile`` breaks the graph at
+    every comparison with it. Plain floats are the same probabilities.
+
+    Args:
+        model: Model whose calls are compiled; parameter names stay.
+        options: Arguments of :func:`torch.compile`.
+
+    Raises:
+        RuntimeError: If this torch cannot compile a module in place.
+    """
+    if not hasattr(model, 'compile'):
+        raise RuntimeError(
+            f'torch {torch.__version__} has no nn.Module.compile; update to '
+            'torch >= 2.2 or leave teacher_compile off'
+        )
+    for module in model.modules():
+        if isinstance(getattr(module, 'drop_prob', None), np.floating):
+            module.drop_prob = float(module.drop_prob)
+    model.compile(**options)
+
+
 def prepare_cpu_distributed(cfg: Any) -> None:
     """Let the PyTorch launcher run on a machine without CUDA, over gloo.
 

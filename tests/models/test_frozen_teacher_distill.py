@@ -845,3 +845,29 @@ def test_the_preprocessor_of_one_model_does_not_reach_the_next() -> None:
         data_preprocessor=preprocessor,
     )
     assert 'batch_augments' not in preprocessor
+
+
+def test_a_compiled_teacher_is_one_graph_and_gives_the_same_losses() -> None:
+    torch.manual_seed(0)
+    model = build(teacher=vit_config(drop_path_rate=0.2))
+    inputs = batch()
+    expected = losses_of(model, *inputs)
+
+    graphs: list[object] = []
+
+    def backend(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.manual_seed(0)
+    model = build(
+        teacher=vit_config(drop_path_rate=0.2),
+        teacher_compile=dict(backend=backend),
+    )
+    actual = losses_of(model, *inputs)
+    losses_of(model, *inputs)
+
+    for name, loss in expected.items():
+        torch.testing.assert_close(actual[name], loss)
+    assert len(graphs) == 1
+    assert not any('_orig_mod' in name for name in model.state_dict())

@@ -55,6 +55,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             must match exactly.
         allow_random_teacher: Whether to accept a teacher as it was built when
             ``teacher_ckpt`` is None. Meant for tests and dry runs.
+        teacher_compile: Whether to run the teacher through
+            :func:`torch.compile`; a dict holds its options.
         data_preprocessor: Config or module of the batch preprocessing.
         kwargs: Further arguments of :class:`mmrazor.SingleTeacherDistill`.
 
@@ -74,6 +76,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         teacher: BaseModel | dict,
         teacher_ckpt: str | None = None,
         allow_random_teacher: bool = False,
+        teacher_compile: bool | dict = False,
         data_preprocessor: dict | torch.nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
@@ -115,6 +118,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         else:
             load_teacher_weights(self.teacher, teacher_ckpt)
         self.teacher.eval()
+        if teacher_compile is not False:
+            options = {} if teacher_compile is True else teacher_compile
+            compat.compile_module(self.teacher, **options)
         self.renormalize = Renormalize.between(
             self.data_preprocessor,
             getattr(self.teacher, 'data_preprocessor', None),
