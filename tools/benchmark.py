@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
         '--quick', action='store_true', help='tiny sizes, to see it run'
     )
     args = parser.parse_args(arguments)
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        parser.error('--device cuda: PyTorch finds no CUDA device')
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     MMLogger.get_current_instance().setLevel(logging.ERROR)

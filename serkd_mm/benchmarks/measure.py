@@ -172,6 +172,7 @@ def _measure_child(
     warm: dict,
     threads: int,
 ) -> None:
+    gc.freeze()  # Else collections walk through all that is imported.
     warnings.simplefilter('ignore')
     logging.disable(logging.WARNING)
     torch.set_num_threads(threads)
