@@ -214,8 +214,9 @@ def compile_module(model: nn.Module, **options: Any) -> None:
             'torch >= 2.2 or leave teacher_compile off'
         )
     for module in model.modules():
-        if isinstance(getattr(module, 'drop_prob', None), np.floating):
-            module.drop_prob = float(module.drop_prob)
+        probability = getattr(module, 'drop_prob', None)
+        if isinstance(probability, np.floating):
+            setattr(module, 'drop_prob', float(probability))  # noqa: B010
     model.compile(**options)
 
 

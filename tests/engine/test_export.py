@@ -1,0 +1,150 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""The exported student is the trained one, in MMPretrain's own terms."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import mmpretrain
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain import ImageClassificationInferencer
+from mmrazor.registry import MODELS
+
+from serkd_mm.engine import export
+from serkd_mm.engine.export import export_student
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def cfg() -> Config:
+    cfg = Config.fromfile(ROOT / 'configs' / 'quickstart' / 'serkd.py')
+    cfg.model.teacher_ckpt = None
+    cfg.model.allow_random_teacher = True
+    return cfg
+
+
+@pytest.fixture
+def model(cfg: Config) -> torch.nn.Module:
+    model = cfg.copy().model
+    model.data_preprocessor = dict(cfg.data_preprocessor)
+    return MODELS.build(model).eval()
+
+
+@pytest.fixture
+def checkpoint(cfg: Config, model: torch.nn.Module, tmp_path: Path) -> Path:
+    """What MMEngine writes for a run of the quick start."""
+    path = tmp_path / 'run' / 'epoch_1.pth'
+    path.parent.mkdir()
+    meta = dict(cfg=cfg.pretty_text, dataset_meta=dict(classes=list('0123456789')))
+    torch.save(dict(meta=meta, state_dict=model.state_dict()), path)
+    (path.parent / 'last_checkpoint').write_text(str(path))
+    return path
+
+
+def test_mmpretrain_loads_the_student_and_gives_its_logits(
+    checkpoint: Path, model: torch.nn.Module, tmp_path: Path
+) -> None:
+    weights, config = export_student(str(checkpoint), str(tmp_path / 's.pth'))
+
+    student = mmpretrain.get_model(str(config), str(weights)).eval()
+    pixels = torch.randint(0, 256, (3, 3, 32, 32))
+    with torch.no_grad():
+        batch = model.data_preprocessor({'inputs': pixels})['inputs']
+        expected = model.student(batch)
+        batch = student.data_preprocessor({'inputs': pixels})['inputs']
+        assert torch.equal(student(batch), expected)
+    assert type(student.head).__name__ == 'DeiTClsHead'
+
+
+def test_the_name_carries_the_hash_of_the_file(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    weights, config = export_student(str(checkpoint), str(tmp_path / 's.pth'))
+
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert weights.name == f's-{digest[:8]}.pth'
+    assert config.name == f's-{digest[:8]}.py'
+    assert {p.name for p in tmp_path.iterdir()} == {
+        'run',
+        weights.name,
+        config.name,
+    }
+
+
+def test_a_work_directory_stands_for_its_latest_checkpoint(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    from_file, _ = export_student(str(checkpoint), str(tmp_path / 'a.pth'))
+    from_folder, _ = export_student(
+        str(checkpoint.parent), str(tmp_path / 'b.pth')
+    )
+    a, b = (torch.load(p)['state_dict'] for p in (from_file, from_folder))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not any(key.startswith('architecture.') for key in a)
+
+
+def test_an_inferencer_predicts_with_the_student(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    weights, config = export_student(str(checkpoint), str(tmp_path / 's.pth'))
+    student = ImageClassificationInferencer(
+        str(config), pretrained=str(weights)
+    )
+    image = np.zeros((32, 32, 3), np.uint8)
+    assert student(image)[0]['pred_label'] in range(10)
+
+
+def test_a_config_without_own_classes_does_not_import_the_package(
+    cfg: Config,
+) -> None:
+    assert 'custom_imports' in export._student_config(cfg)
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        cfg[name] = None
+    assert 'serkd_mm' not in export._student_config(cfg).pretty_text
+
+
+def test_a_student_that_computes_something_else_is_not_written(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get_model = mmpretrain.get_model
+
+    def broken(*args: str) -> torch.nn.Module:
+        student = get_model(*args)
+        student.head.layers.head.bias.data += 1
+        return student
+
+    monkeypatch.setattr(mmpretrain, 'get_model', broken)
+    with pytest.raises(RuntimeError, match='nothing was written'):
+        export_student(str(checkpoint), str(tmp_path / 's.pth'))
+    assert [p.name for p in tmp_path.iterdir()] == ['run']
+
+
+@pytest.mark.parametrize(
+    ('state', 'message'),
+    [
+        (dict(state_dict={'backbone.x': torch.ones(1)}), 'holds no student'),
+        (dict(state_dict={'architecture.x': torch.ones(1)}), 'meta.cfg'),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(
+    state: dict, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / 'other.pth'
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=message):
+        export_student(str(path), str(tmp_path / 's.pth'))
+
+
+def test_missing_files_and_endings_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'nowhere\.pth'):
+        export_student('nowhere.pth', str(tmp_path / 's.pth'))
+    with pytest.raises(FileNotFoundError, match='no last_checkpoint'):
+        export_student(str(tmp_path), str(tmp_path / 's.pth'))
+    with pytest.raises(ValueError, match=r"\.pth file, got '.*s\.pt'"):
+        export_student('nowhere.pth', str(tmp_path / 's.pt'))
