@@ -116,12 +116,19 @@ def _select(rows: list[dict], over: str, name: str) -> list[dict]:
 def _draw(figure: Any, rows: list[dict[str, Any]]) -> None:
     axes = figure.subplots(2, 2)
     names = list(dict.fromkeys(row['variant'] for row in rows))
+    fitted = {
+        (row['over'], row['variant']): {
+            'median ms': row['exponent of time'],
+            'extra MiB': row['exponent of memory'],
+        }
+        for row in _exponents(rows)
+    }
     for line, value in zip(axes, ('median ms', 'extra MiB')):
         for axis, over in zip(line, ('K', 'B')):
             for name in names:
                 mine = [r for r in _select(rows, over, name) if r[value] > 0]
                 x, y = [r[over] for r in mine], [r[value] for r in mine]
-                slope = exponent(x, y)
+                slope = fitted[over, name][value]
                 power = '' if slope is None else f': {over}^{slope:.2f}'
                 axis.plot(x, y, 'o-', label=name + power)
             axis.set(xscale='log', yscale='log', xlabel=over, ylabel=value)

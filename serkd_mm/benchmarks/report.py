@@ -191,9 +191,10 @@ def slug(text: str) -> str:
 
 
 def bars(
-    axis: Any, rows: list[dict[str, Any]], group: str, value: str = 'median ms'
+    axis: Any, rows: list[dict[str, Any]], group: str, log: bool = False
 ) -> None:
-    """Horizontal bars with quartiles, one per row, on a log axis."""
+    """Horizontal bars with quartiles, one per row."""
+    value = 'median ms'
     labels = [f'{row[group]}: {row["variant"]}' for row in rows]
     middle = [row[value] for row in rows]
     spread = [
@@ -204,7 +205,8 @@ def bars(
     colors = [f'C{kinds.index(row["variant"])}' for row in rows]
     axis.barh(labels, middle, xerr=spread, color=colors)
     axis.invert_yaxis()
-    axis.set_xscale('log')
+    if log:
+        axis.set_xscale('log')
     axis.set_xlabel('ms (median, quartiles)')
     axis.tick_params(axis='y', labelsize=7)
 

@@ -159,5 +159,5 @@ def _draw(rows: list[dict[str, Any]], figure: Any) -> None:
     axes = figure.subplots(1, 2)
     for axis, through in zip(axes, ('yes', 'no')):
         mine = [r for r in rows if r['gradient through Q'] == through]
-        bars(axis, mine, 'shape')
+        bars(axis, mine, 'shape', log=True)
         axis.set_title(f'gradient through Q: {through}')
