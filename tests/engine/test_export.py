@@ -40,7 +40,9 @@ def checkpoint(cfg: Config, model: torch.nn.Module, tmp_path: Path) -> Path:
     """What MMEngine writes for a run of the quick start."""
     path = tmp_path / 'run' / 'epoch_1.pth'
     path.parent.mkdir()
-    meta = dict(cfg=cfg.pretty_text, dataset_meta=dict(classes=list('0123456789')))
+    meta = dict(
+        cfg=cfg.pretty_text, dataset_meta=dict(classes=list('0123456789'))
+    )
     torch.save(dict(meta=meta, state_dict=model.state_dict()), path)
     (path.parent / 'last_checkpoint').write_text(str(path))
     return path

@@ -871,3 +871,10 @@ def test_a_compiled_teacher_is_one_graph_and_gives_the_same_losses() -> None:
         torch.testing.assert_close(actual[name], loss)
     assert len(graphs) == 1
     assert not any('_orig_mod' in name for name in model.state_dict())
+
+
+def test_losses_under_no_grad_have_no_graph() -> None:
+    model = build()
+    with torch.no_grad():
+        losses = losses_of(model)
+    assert not any(loss.requires_grad for loss in losses.values())

@@ -1,5 +1,6 @@
 # AdamW, 5 warm-up epochs, cosine to 100 epochs, for 128 images per step.
 optim_wrapper = dict(
+    constructor='MergedOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
     paramwise_cfg=dict(
         norm_decay_mult=0.0,

@@ -3,6 +3,7 @@
 _base_ = 'mmpretrain::_base_/schedules/imagenet_bs1024_adamw_swin.py'
 
 optim_wrapper = dict(
+    constructor='MergedOptimWrapperConstructor',
     paramwise_cfg=dict(
         custom_keys={
             '.cls_token': dict(decay_mult=0.0),

@@ -148,16 +148,17 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
         # A delivery records from the teacher and overrides in the student.
         distiller.set_deliveries_override(False)
-        teacher, deliveries = distiller.teacher_recorders, distiller.deliveries
-        with torch.no_grad(), teacher, deliveries:
+        recorders, deliveries = (
+            distiller.teacher_recorders,
+            distiller.deliveries,
+        )
+        with torch.no_grad(), recorders, deliveries:
             self.teacher(self.teacher_inputs(batch_inputs), data_samples)
 
         distiller.set_deliveries_override(True)
-        trainable, student = (
-            self.student_trainable,
-            distiller.student_recorders,
-        )
-        with torch.set_grad_enabled(trainable), student, deliveries:
+        recorders = distiller.student_recorders
+        grad = torch.is_grad_enabled() and self.student_trainable
+        with torch.set_grad_enabled(grad), recorders, deliveries:
             labelled = self.student(batch_inputs, data_samples, mode='loss')
 
         losses = {}
