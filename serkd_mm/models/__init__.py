@@ -1,14 +1,26 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from .algorithms import FrozenTeacherDistill
 from .backbones import ThinResNetCIFAR
-from .connectors import SuperpixelTokenizer, TokenMap, VisualTokens
+from .connectors import (
+    FeatureMapTokenizer,
+    SuperpixelTokenizer,
+    TokenMap,
+    VisualTokens,
+)
 from .distillers import SeRKDDistiller
 from .heads import DeiTDistillHead
-from .losses import TokenAngleLoss, TokenDistanceLoss, TokenFeatureLoss
+from .losses import (
+    HardDistillLoss,
+    TokenAngleLoss,
+    TokenDistanceLoss,
+    TokenFeatureLoss,
+)
 
 __all__ = [
     'DeiTDistillHead',
+    'FeatureMapTokenizer',
     'FrozenTeacherDistill',
+    'HardDistillLoss',
     'SeRKDDistiller',
     'SuperpixelTokenizer',
     'ThinResNetCIFAR',

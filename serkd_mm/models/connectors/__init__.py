@@ -1,5 +1,11 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
+from .feature_map_tokenizer import FeatureMapTokenizer
 from .superpixel_tokenizer import SuperpixelTokenizer
 from .visual_tokens import TokenMap, VisualTokens
 
-__all__ = ['SuperpixelTokenizer', 'TokenMap', 'VisualTokens']
+__all__ = [
+    'FeatureMapTokenizer',
+    'SuperpixelTokenizer',
+    'TokenMap',
+    'VisualTokens',
+]

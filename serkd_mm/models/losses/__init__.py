@@ -1,6 +1,12 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
+from .hard_distill_loss import HardDistillLoss
 from .token_angle_loss import TokenAngleLoss
 from .token_distance_loss import TokenDistanceLoss
 from .token_feature_loss import TokenFeatureLoss
 
-__all__ = ['TokenAngleLoss', 'TokenDistanceLoss', 'TokenFeatureLoss']
+__all__ = [
+    'HardDistillLoss',
+    'TokenAngleLoss',
+    'TokenDistanceLoss',
+    'TokenFeatureLoss',
+]
