@@ -1,0 +1,24 @@
+# Distillation of the logits and of the visual tokens of the final block.
+_base_ = './serkd_mae-base_deit-small.py'
+
+model = dict(
+    distiller=dict(
+        connectors=dict(
+            _delete_=True,
+            student_tokens=dict(type='VisualTokens', num_prefix_tokens=2),
+            teacher_tokens=dict(type='VisualTokens', num_prefix_tokens=1),
+        ),
+        distill_losses=dict(
+            _delete_=True,
+            loss_kd=_base_.model.distiller.distill_losses.loss_kd,
+            loss_feature=_base_.model.distiller.distill_losses.loss_feature,
+        ),
+        loss_forward_mappings=dict(
+            _delete_=True,
+            loss_kd=_base_.model.distiller.loss_forward_mappings.loss_kd,
+            loss_feature=(
+                _base_.model.distiller.loss_forward_mappings.loss_feature
+            ),
+        ),
+    )
+)
