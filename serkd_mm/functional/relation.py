@@ -146,8 +146,8 @@ def _distance_relation(tokens: Tensor, normalize: str) -> Tensor:
 def _angle_relation(tokens: Tensor) -> Tensor:
     """Cosines at the middle index, ``(B, K, K, K)`` as ``[b, i, j, k]``."""
     squared, apart = squared_distances(tokens, (1, 2))
-    inverse = inverse_distances(squared, apart).to(tokens.dtype)
     squared = squared.to(tokens.dtype)
+    inverse = inverse_distances(squared, apart)
     # G_ik - G_ij - G_jk + G_jj = (D_ij + D_jk - D_ik) / 2
     opposite = squared.unsqueeze(2)
     cosine = (squared.unsqueeze(3) + squared.unsqueeze(1) - opposite) / 2
@@ -162,52 +162,52 @@ def squared_distances(
 
     From the Gram matrix, ``D_ij = G_ii + G_jj - 2 G_ij``. The subtraction
     cancels where tokens are close together for their distance from the
-    centre, and with 24 bits the distances within a tight cluster, a plain
-    background say, would be noise: the centred tokens are multiplied in
-    float64 (float32 on MPS, which has no float64). Relations are rounded to
-    the dtype of the tokens once they are formed.
-
+    origin, and with 24 bits the distances within a tight cluster, a plain
+    background say, would be noise. Float32 tokens are multiplied in float64,
+    where nothing that they can hold is lost; where there is no wider type
+    (float64 tokens, and MPS, which has no float64), they are centred first.
     A pair closer than a few units in the last place of the image's largest
     entry counts as coincident.
 
     Args:
         tokens: ``(B, K, C)``, float32 or float64.
-        dims: Dimensions whose largest entry sets the unit. Relations do not
-            depend on scale, so the unit is a constant for gradients; it keeps
-            squares in range.
+        dims: Dimensions whose largest entry sets the unit, a power of two.
+            Relations do not depend on scale, so it is a constant for
+            gradients; it keeps squares in range.
 
     Returns:
-        Squared distances, float64, 0 for coincident pairs and without
-        gradient there, and the boolean mask of the pairs that are apart, each
-        ``(B, K, K)``.
+        Squared distances in squared units, float64, 0 for coincident pairs
+        and without gradient there, and the boolean mask of the pairs that
+        are apart, each ``(B, K, K)``.
     """
     of_image = power_of_two_scale(tokens)
     unit = of_image.amax(dim=dims, keepdim=True)
-    centred = tokens / unit
-    centred = centred - centred.mean(dim=1, keepdim=True)
-    if tokens.device.type != 'mps':
-        centred = centred.double()
-    gram = centred @ centred.transpose(1, 2)
-    diagonal = torch.diagonal(gram, dim1=1, dim2=2)
-    norms = diagonal.unsqueeze(1) + diagonal.unsqueeze(2)
-    squared = norms - 2 * gram
-    rounding = 8 * torch.finfo(gram.dtype).eps * norms.detach()
     resolution = 4 * torch.finfo(tokens.dtype).eps * of_image / unit
+    if tokens.dtype == torch.float64 or tokens.device.type == 'mps':
+        tokens = tokens / unit
+        tokens = tokens - tokens.mean(dim=1, keepdim=True)
+        gram = tokens @ tokens.transpose(1, 2)
+    else:
+        tokens, unit = tokens.double(), unit.double()
+        gram = tokens @ tokens.transpose(1, 2) / unit**2
+    diagonal = torch.diagonal(gram, dim1=1, dim2=2)
+    squared = diagonal.unsqueeze(1) + diagonal.unsqueeze(2) - 2 * gram
+    largest = diagonal.detach().amax(dim=1)[:, None, None]
+    rounding = 16 * torch.finfo(gram.dtype).eps * largest
     limit = torch.maximum(rounding, resolution.to(gram.dtype) ** 2)
     # Not (a > b): nan in the tokens stays nan.
     apart = ~(squared.detach() <= limit)
-    return torch.where(apart, squared, torch.zeros_like(squared)), apart
+    return squared.where(apart, squared.new_zeros(())), apart
 
 
 def inverse_distances(squared: Tensor, apart: Tensor) -> Tensor:
     """One over the distances, 0 with gradient 0 for coincident pairs."""
-    ones = torch.ones_like(squared)
-    return torch.where(apart, squared, ones).rsqrt() * apart
+    return squared.where(apart, squared.new_ones(())).rsqrt() * apart
 
 
 def _sqrt(squared: Tensor, apart: Tensor) -> Tensor:
     """Square root with value and gradient 0 for coincident pairs."""
-    return torch.where(apart, squared, torch.ones_like(squared)).sqrt() * apart
+    return squared.where(apart, squared.new_ones(())).sqrt() * apart
 
 
 def _check_pair(student: Tensor, teacher: Tensor) -> torch.dtype:

@@ -26,8 +26,9 @@ def power_of_two_scale(x: Tensor) -> Tensor:
         >>> power_of_two_scale(x).flatten().tolist()
         [8.0, 1.0]
     """
-    low, high = x.detach().flatten(1).aminmax(dim=1)
-    largest = torch.maximum(-low, high)[:, None, None]
+    # Two reductions: aminmax is many times slower on CPUs.
+    images = x.detach().flatten(1)
+    largest = torch.maximum(images.amax(1), -images.amin(1))[:, None, None]
     top = math.frexp(torch.finfo(x.dtype).max)[1] - 2
     exponent = torch.frexp(largest).exponent.clamp(-66, top)
     return torch.ldexp(torch.ones_like(largest), exponent)

@@ -153,7 +153,7 @@ def _distances(
         for part in _pieces(batch, size, tokens.device):
             found, apart = squared_distances(tokens[part].to(dtype), (1, 2))
             squared[side, part] = found
-            inverse[side, part] = inverse_distances(found, apart)
+            inverse[side, part] = inverse_distances(squared[side, part], apart)
     return squared, inverse
 
 
