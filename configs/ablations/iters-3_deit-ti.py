@@ -1,0 +1,29 @@
+# 3 clustering iterations, DeiT-Ti. Teacher: MAE ViT-B/16, 83.50 top-1. 300
+# epochs, 8 GPUs x 128 images.
+# Top-1 on ImageNet-1k: 76.2 (paper), not run.
+_base_ = '../serkd_deit-ti.py'
+
+model = dict(
+    distiller=dict(
+        connectors=dict(
+            student_superpixels=[
+                dict(type='VisualTokens', num_prefix_tokens=2),
+                dict(
+                    type='SuperpixelTokenizer',
+                    grid_size=(2, 2),
+                    num_iters=3,
+                    norm='ln',
+                ),
+            ],
+            teacher_superpixels=[
+                dict(type='VisualTokens', num_prefix_tokens=1),
+                dict(
+                    type='SuperpixelTokenizer',
+                    grid_size=(2, 2),
+                    num_iters=3,
+                    norm='ln',
+                ),
+            ],
+        )
+    )
+)

@@ -1,0 +1,13 @@
+# Weights 1, 1, 1, 1, DeiT-Ti. Teacher: MAE ViT-B/16, 83.50 top-1. 300 epochs,
+# 8 GPUs x 128 images.
+# Top-1 on ImageNet-1k: 76.2 (paper), not run.
+_base_ = '../serkd_deit-ti.py'
+
+model = dict(
+    distiller=dict(
+        distill_losses=dict(
+            loss_distance=dict(loss_weight=1.0),
+            loss_angle=dict(loss_weight=1.0),
+        )
+    )
+)
