@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from serkd_mm.models import TokenAngleLoss, TokenDistanceLoss
+
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 LEAVES = sorted(
     str(path.relative_to(CONFIGS))
     for path in CONFIGS.rglob('*.py')
     if '_base_' not in path.parts
 )
-DISTILLED = [name for name in LEAVES if 'serkd' in name]
+WITHOUT_TEACHER = ['quickstart/student.py', 'quickstart/teacher.py']
+DISTILLED = [name for name in LEAVES if name not in WITHOUT_TEACHER]
 DEIT = ['serkd_deit-s.py', 'serkd_deit-ti.py']
 LOSSES = {
     'student.loss',
@@ -28,6 +32,35 @@ LOSSES = {
     'distill.loss_feature',
     'distill.loss_distance',
     'distill.loss_angle',
+}
+
+# Losses and relation tokens of the configs that start so, where they are not
+# all five and 49.
+STAGES = ' '.join(f'distance{i} angle{i}' for i in (1, 2, 3))
+LOSSES_OF = {
+    'ablations/refine': f'kd {STAGES}',
+    'ablations/table5_angle': 'kd feature angle',
+    'ablations/table5_distance_': 'kd feature distance',
+    'ablations/table5_distance-angle': 'kd distance angle',
+    'ablations/table7_feature': 'kd feature',
+    'ablations/table7_kd': 'kd',
+    'cnn/kd': 'kd',
+    'cnn/rkd': 'distance angle',
+    'cnn/serkd': f'kd {STAGES}',
+    'methods/dist': 'kd',
+    'methods/dkd': 'kd',
+    'methods/fitnet': 'kd feature',
+    'methods/hard': 'kd',
+    'methods/kd': 'kd',
+    'methods/rkd': 'kd distance angle',
+    'methods/soft': 'kd',
+}
+TOKENS_OF = {
+    'ablations/table8_grid-1': 196,
+    'ablations/table8_grid-4': 16,
+    'cifar10/': 16,
+    'methods/direct': 196,
+    'quickstart/': 16,
 }
 
 
@@ -64,10 +97,10 @@ def random_batch(cfg: Config, size: int = 2) -> dict:
     )
 
 
-def step(cfg: Config, model: nn.Module) -> dict[str, Tensor]:
+def step(cfg: Config, model: nn.Module, size: int = 2) -> dict[str, Tensor]:
     """One step of training; every trainable parameter must take part."""
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
-    data = model.data_preprocessor(random_batch(cfg), training=True)
+    data = model.data_preprocessor(random_batch(cfg, size), training=True)
     losses = model(**data, mode='loss')
     loss, _ = model.parse_losses(losses)
     optimizer.backward(loss)
@@ -86,22 +119,60 @@ def step(cfg: Config, model: nn.Module) -> dict[str, Tensor]:
     return losses
 
 
+def of(table: dict[str, Any], name: str, default: Any) -> Any:
+    """Entry of the table for the configs that start as this one."""
+    entries = [table[start] for start in table if name.startswith(start)]
+    assert len(entries) <= 1
+    return entries[0] if entries else default
+
+
+def watch_relations(model: nn.Module) -> list[tuple]:
+    """Shapes ``(B, K, C)`` that the token relation losses will be given."""
+    shapes: list[tuple] = []
+
+    def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        shapes.extend(tuple(value.shape) for value in kwargs.values())
+
+    for loss in model.distiller.distill_losses.values():
+        if isinstance(loss, (TokenDistanceLoss, TokenAngleLoss)):
+            loss.register_forward_pre_hook(note, with_kwargs=True)
+    return shapes
+
+
 def test_all_configs_are_known_to_the_tests() -> None:
     assert set(DEIT) < set(DISTILLED) < set(LEAVES)
-    assert len(LEAVES) >= 6
+    assert len(LEAVES) >= 42
+    for start in [*LOSSES_OF, *TOKENS_OF]:
+        assert any(name.startswith(start) for name in LEAVES)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', LEAVES)
+@pytest.mark.parametrize('name', WITHOUT_TEACHER)
+def test_the_config_without_teacher_takes_a_step(name: str) -> None:
+    cfg = read(name)
+
+    losses = step(cfg, build(cfg))
+
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', DISTILLED)
 def test_the_config_builds_and_takes_a_step(name: str) -> None:
     cfg = read(name)
     model = build(cfg)
+    shapes = watch_relations(model)
 
-    losses = step(cfg, model)
+    # The relation of two images is the same in every network.
+    losses = step(cfg, model, size=3 if 'DistanceWiseRKD' in cfg.text else 2)
 
-    assert all(torch.isfinite(value) for value in losses.values())
-    if name in DISTILLED:
-        assert set(losses) == LOSSES
+    assert all(0 < value < 100 for value in losses.values())
+    parts = of(LOSSES_OF, name, 'kd feature distance angle').split()
+    expected = {f'distill.loss_{part}' for part in parts}
+    assert set(losses) == {'student.loss'} | expected
+    if shapes:
+        tokens = {shape[:2] for shape in shapes}
+        assert tokens == {(2, of(TOKENS_OF, name, 49))}
 
 
 @pytest.mark.parametrize('name', DISTILLED)
@@ -152,6 +223,202 @@ def test_the_deit_configs_name_their_student(
     assert model.architecture.head.in_channels == width
     feature = model.distiller.distill_losses.loss_feature
     assert (feature.student_channels, feature.teacher_channels) == (width, 768)
+
+
+# -- tables of the paper ----------------------------------------------------
+
+# KD, feature, distance and angle weight, and top-1 of the Ti and S student.
+TABLE_7 = [
+    ('ablations/table7_kd-0.1', 0.1, 0, 0, 0, '73.0', '80.7'),
+    ('ablations/table7_kd-0.5', 0.5, 0, 0, 0, '73.8', '81.0'),
+    ('methods/kd', 1, 0, 0, 0, '74.1', '81.2'),
+    ('ablations/table7_kd-2', 2, 0, 0, 0, '74.0', '81.0'),
+    ('methods/fitnet', 1, 1, 0, 0, '74.2', '81.3'),
+    ('ablations/table7_feature-2', 1, 2, 0, 0, '74.2', '81.2'),
+    (
+        'ablations/table7_distance-0.1_angle-0.1',
+        1,
+        1,
+        0.1,
+        0.1,
+        '76.1',
+        '81.9',
+    ),
+    (
+        'ablations/table7_distance-0.5_angle-0.5',
+        1,
+        1,
+        0.5,
+        0.5,
+        '76.6',
+        '82.4',
+    ),
+    ('ablations/table7_distance-1_angle-1', 1, 1, 1, 1, '76.2', '82.0'),
+    (
+        'ablations/table7_distance-0.5_angle-0.1',
+        1,
+        1,
+        0.5,
+        0.1,
+        '76.4',
+        '82.2',
+    ),
+    ('serkd', 1, 1, 0.5, 1, '76.8', '82.5'),
+    ('ablations/table7_distance-0.5_angle-2', 1, 1, 0.5, 2, '76.7', '82.5'),
+]
+PAPER = {
+    'ablations/iters-2_deit-ti.py': '76.6',
+    'ablations/iters-3_deit-ti.py': '76.2',
+    'ablations/table8_grid-1_deit-ti.py': '73.9',
+    'ablations/table8_grid-4_deit-ti.py': '74.5',
+    'cnn/kd_resnet101_resnet18_8xb32_in1k.py': '71.09',
+    'cnn/rkd_resnet101_resnet18_8xb32_in1k.py': '71.82',
+    'cnn/serkd-avg_resnet101_resnet18_8xb32_in1k.py': '72.22',
+    'cnn/serkd-conv_resnet101_resnet18_8xb32_in1k.py': '72.25',
+    'cnn/serkd-max_resnet101_resnet18_8xb32_in1k.py': '70.61',
+    'methods/avg-pool_deit-ti.py': '73.8',
+    'methods/direct_deit-ti.py': '73.9',
+    'methods/fitnet_deit-s.py': '81.3',
+    'methods/kd_deit-s.py': '81.2',
+    'methods/max-pool_deit-ti.py': '73.3',
+    'serkd_deit-s.py': '82.5',
+    **{f'{row[0]}_deit-ti.py': row[5] for row in TABLE_7},
+}
+
+
+def header(name: str) -> str:
+    """Comment at the head of a config, on one line."""
+    lines = (CONFIGS / name).read_text().splitlines()
+    end = next(i for i, line in enumerate(lines) if not line.startswith('#'))
+    return ' '.join(line.lstrip('# ') for line in lines[:end])
+
+
+@pytest.mark.parametrize('row', TABLE_7, ids=lambda row: row[0])
+def test_a_row_of_table_7_has_its_weights(row: tuple) -> None:
+    losses = read(f'{row[0]}_deit-ti.py').model.distiller.distill_losses
+
+    parts = zip(('kd', 'feature', 'distance', 'angle'), row[1:5])
+    expected = {f'loss_{part}': weight for part, weight in parts if weight}
+    assert {k: loss.loss_weight for k, loss in losses.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ('name', 'grid', 'iters'),
+    [
+        ('table8_grid-1', 1, 1),
+        ('table8_grid-4', 4, 1),
+        ('iters-2', 2, 2),
+        ('iters-3', 2, 3),
+    ],
+)
+def test_both_sides_of_an_ablation_cluster_alike(
+    name: str, grid: int, iters: int
+) -> None:
+    model = read(f'ablations/{name}_deit-ti.py').model
+
+    for side in ('student', 'teacher'):
+        chain = model.distiller.connectors[f'{side}_superpixels']
+        assert tuple(chain[1].grid_size) == (grid, grid)
+        assert chain[1].get('num_iters', 1) == iters
+        assert chain[1].norm == 'ln'
+
+
+@pytest.mark.parametrize('name', DISTILLED)
+def test_a_header_names_the_papers_number_and_no_other(name: str) -> None:
+    text = header(name)
+
+    if name in PAPER:
+        assert f': {PAPER[name]} (paper' in text
+    else:
+        assert '(paper' not in text
+    if not name.startswith('quickstart/'):
+        assert 'not run' in text
+
+
+def test_the_readme_has_a_row_for_every_config() -> None:
+    table = (CONFIGS / 'README.md').read_text()
+    rows = [line for line in table.splitlines() if line.startswith('|')]
+
+    for name in DISTILLED:
+        own = [row for row in rows if f']({name})' in row]
+        assert own, name
+        assert any(PAPER.get(name, '') in row for row in own), name
+    for row in TABLE_7:
+        cells = [str(cell) for cell in row[1:]]
+        assert f'| {" | ".join(cells)} | not run |' in table
+    links = re.findall(r'\]\(([^)#:]+)\)', table)
+    assert all((CONFIGS / link).is_file() for link in links)
+
+
+def test_the_readmes_options_make_the_small_student() -> None:
+    options = {
+        'model.architecture.backbone.arch': 'deit-small',
+        'model.architecture.head.in_channels': 384,
+        f'{FEATURE}.student_channels': 384,
+    }
+    for name in ('methods/fitnet', 'serkd'):
+        tiny = read(f'{name}_deit-ti.py', **options)
+        assert tiny.model == read(f'{name}_deit-s.py').model
+
+
+# -- methods ----------------------------------------------------------------
+
+
+def test_the_strided_convolution_is_one_module_for_both_networks() -> None:
+    cfg = read('cnn/serkd-conv_resnet101_resnet18_8xb32_in1k.py')
+    model = build(cfg)
+
+    step(cfg, model)
+
+    distiller = model.distiller
+    assert set(distiller.connectors) == {'stage1', 'stage2', 'stage3'}
+    for mapping in list(distiller.loss_forward_mappings.values())[1:]:
+        assert mapping.preds_S.connector == mapping.preds_T.connector
+    for name, stride in (('stage1', 4), ('stage2', 2)):
+        kernel = distiller.connectors[name][0].kernel
+        assert kernel.shape == (1, 1, stride, stride)
+        assert float(kernel.grad.abs().sum()) > 0
+
+
+def test_only_the_students_superpixels_are_refined() -> None:
+    cfg = read('ablations/refine_resnet101_resnet18_8xb32_in1k.py')
+
+    distiller = build(cfg).distiller
+
+    refined = {n for n, c in distiller.connectors.items() if c[1].refine}
+    assert refined == {'student_stage1', 'student_stage2', 'student_stage3'}
+    relations = list(distiller.loss_forward_mappings.values())[1:]
+    assert len(relations) == 6
+    for mapping in relations:
+        teacher = mapping.preds_T.connector
+        assert mapping.preds_S.connector == f'student_{teacher}'
+
+
+@pytest.mark.parametrize(
+    ('name', 'labels', 'teacher'),
+    [('hard', 0.5, 0.5), ('soft', 0.9, 0.1), ('kd', 1.0, 1.0)],
+)
+def test_deits_distillation_has_deits_weights(
+    name: str, labels: float, teacher: float
+) -> None:
+    model = read(f'methods/{name}_deit-ti.py').model
+
+    assert model.architecture.head.loss.get('loss_weight', 1.0) == labels
+    assert model.distiller.distill_losses.loss_kd.loss_weight == teacher
+
+
+@pytest.mark.parametrize('zeros', [False, True])
+def test_dist_starts_from_a_head_with_moderate_gradients(zeros: bool) -> None:
+    cfg = read('methods/dist_deit-ti.py')
+    if zeros:
+        cfg.model.architecture.head.pop('init_cfg')
+    model = build(cfg)
+    data = model.data_preprocessor(random_batch(cfg), training=True)
+
+    model(**data, mode='loss')['distill.loss_kd'].backward()
+
+    head = model.student.head.layers.head_dist.weight.grad
+    assert (float(head.norm()) > 1000) == zeros
 
 
 # -- swaps ------------------------------------------------------------------
@@ -262,3 +529,52 @@ def test_a_teacher_with_another_grid_says_what_to_change() -> None:
     with pytest.raises(ValueError, match='same token grid') as error:
         step(cfg, model)
     assert '(2, 64, 48) and (2, 256, 32)' in str(error.value)
+
+
+# -- mistakes ---------------------------------------------------------------
+
+
+def test_a_student_without_distillation_token_is_told_the_nearest() -> None:
+    cfg = read(
+        'methods/kd_deit-ti.py',
+        **{
+            'model.architecture.backbone.type': 'VisionTransformer',
+            'model.architecture.head': dict(
+                _delete_=True,
+                type='VisionTransformerClsHead',
+                num_classes=1000,
+                in_channels=192,
+            ),
+        },
+    )
+
+    with pytest.raises(ValueError, match='is no module of the stu') as error:
+        build(cfg)
+    assert "'head.layers.head_dist'" in str(error.value)
+    assert 'nearest names: head.layers.head,' in str(error.value)
+
+
+def test_a_stride_that_does_not_divide_the_map_is_named() -> None:
+    cfg = read(
+        'cnn/serkd-avg_resnet101_resnet18_8xb32_in1k.py',
+        **{f'{CONNECTORS}.stage1.0.stride': 5},
+    )
+    model = build(cfg)
+
+    with pytest.raises(ValueError, match=r'stride \(5, 5\).*H=56, W=56'):
+        step(cfg, model)
+
+
+def test_hard_distillation_refuses_a_teacher_of_other_classes() -> None:
+    cfg = read(
+        'methods/hard_deit-ti.py',
+        **{
+            'data_preprocessor.num_classes': 10,
+            'model.architecture.head.num_classes': 10,
+        },
+    )
+    model = build(cfg)
+
+    with pytest.raises(ValueError, match='the same classes') as error:
+        step(cfg, model)
+    assert '(2, 10) and (2, 1000)' in str(error.value)
