@@ -23,7 +23,7 @@ MIM_PARTS = ('configs', 'tools', 'model-index.yml')
 # True hard limits only; the set that is known to work together is pinned in
 # requirements/constraints.txt.
 INSTALL_REQUIRES = [
-    'torch>=2.0',
+    'torch>=2.1',
     'torchvision',
     'numpy',
     # MMRazor imports joblib without declaring it.

@@ -203,6 +203,7 @@ def test_extras_of_the_wheel(wheel_metadata: Message) -> None:
             extras.setdefault(match.group(2), set()).add(match.group(1))
     assert extras['quickstart'] == {'scikit-learn', 'matplotlib'}
     tools = {'pytest', 'hypothesis', 'ruff', 'mypy', 'setuptools', 'wheel'}
+    tools.add('triton')
     assert extras['dev'] == extras['quickstart'] | tools
     assert extras['all'] == extras['dev']
 
@@ -210,7 +211,7 @@ def test_extras_of_the_wheel(wheel_metadata: Message) -> None:
 @pytest.mark.parametrize(
     ('requirement', 'inside', 'outside'),
     [
-        ('torch', ['2.0.0', '2.13.0', '3.0'], ['1.13.1']),
+        ('torch', ['2.1.0', '2.13.0', '3.0'], ['2.0.1']),
         ('mmcv-lite', ['2.0.0', '2.1.0'], ['2.0.0rc4', '2.2.0']),
         ('mmengine', ['0.8.3', '0.10.7'], ['0.8.2', '1.0.0']),
         ('mmpretrain', ['1.0.0', '1.2.0'], ['0.25', '2.0']),

@@ -78,8 +78,11 @@ def train(name: str, out: Path, epochs: int) -> dict:
         options.append(
             f'model.teacher_ckpt={checkpoint(out, "teacher", epochs)}'
         )
-    digest = fingerprint(config, options)
-    if result_file.is_file():
+    configs = [config]
+    if name == 'serkd':
+        configs.append(config.with_name('teacher.py'))
+    digest = fingerprint(configs, options)
+    if result_file.is_file() and checkpoint(out, name, epochs).is_file():
         result = json.loads(result_file.read_text())
         if result['config'] == digest:
             print(f'{RUNS[name]}: already trained in {work_dir}, skipped')
@@ -104,10 +107,10 @@ def checkpoint(out: Path, name: str, epochs: int) -> Path:
     return out / name / f'epoch_{epochs}.pth'
 
 
-def fingerprint(config: Path, options: list[str]) -> str:
-    """Hash of everything that the config says, its bases included."""
-    text = Config.fromfile(config).pretty_text + '\n'.join(options)
-    return hashlib.sha256(text.encode()).hexdigest()
+def fingerprint(configs: list[Path], options: list[str]) -> str:
+    """Hash of everything that the configs say, their bases included."""
+    texts = [Config.fromfile(config).pretty_text for config in configs]
+    return hashlib.sha256('\n'.join(texts + options).encode()).hexdigest()
 
 
 def run(

@@ -10,7 +10,11 @@ from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 from mmengine.runner import Runner
 
-from serkd_mm.engine.launch import add_runner_arguments, load_config
+from serkd_mm.engine.launch import (
+    add_runner_arguments,
+    check_data_folders,
+    load_config,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,6 +38,7 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
+    check_data_folders(cfg, ('test_dataloader',))
     if args.amp:
         cfg.test_cfg.fp16 = True
     if 'teacher_ckpt' in cfg.model:

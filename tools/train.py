@@ -9,7 +9,11 @@ import argparse
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from serkd_mm.engine.launch import add_runner_arguments, load_config
+from serkd_mm.engine.launch import (
+    add_runner_arguments,
+    check_data_folders,
+    load_config,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,6 +64,7 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     merge_training_options(cfg, args)
+    check_data_folders(cfg, ('train_dataloader', 'val_dataloader'))
     Runner.from_cfg(cfg).train()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import mmpretrain
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader, find_latest_checkpoint
 from mmpretrain.registry import DATASETS
@@ -121,7 +121,11 @@ def _student_config(cfg: Config) -> Config:
     exported = copy.deepcopy(dict(cfg))
     for name in ('work_dir', 'load_from', 'resume', 'launcher'):
         exported.pop(name, None)
-    model = exported['model'].pop('architecture')
+    wrapper = exported.get('optim_wrapper') or {}
+    if wrapper.get('constructor') == 'MergedOptimWrapperConstructor':
+        # MMEngine's default makes other groups of the same settings.
+        wrapper.pop('constructor')
+    model = _architecture(cfg)
     model.pop('_scope_', None)
     head = model.get('head')
     if head and head['type'] == 'DeiTDistillHead':
@@ -134,6 +138,23 @@ def _student_config(cfg: Config) -> Config:
     return student
 
 
+def _architecture(cfg: Config) -> ConfigDict:
+    """The student's config with the preprocessing that it was trained with.
+
+    In the order of precedence that training has: the student's own, the
+    algorithm's, the config's.
+    """
+    model = copy.deepcopy(cfg.model)
+    student = model.architecture
+    for preprocessor in (
+        model.get('data_preprocessor'),
+        cfg.get('data_preprocessor'),
+    ):
+        if preprocessor is not None:
+            student.setdefault('data_preprocessor', preprocessor)
+    return student
+
+
 def _names_own_class(text: str) -> bool:
     """Whether a config needs this package to be imported."""
     names = [
@@ -142,7 +163,7 @@ def _names_own_class(text: str) -> bool:
         for name, value in registry.module_dict.items()
         if value.__module__.startswith('serkd_mm.')
     ]
-    return any(f"type='{name}'" in text for name in names)
+    return any(f"'{name}'" in text for name in names)
 
 
 def _student_meta(checkpoint: dict) -> dict[str, Any]:
@@ -155,10 +176,7 @@ def _check_logits(
     cfg: Config, weights: dict, config: Path, checkpoint: Path
 ) -> None:
     """Compare the trained and the exported student on random pixels."""
-    trained = cfg.model.architecture
-    preprocessor = cfg.get('data_preprocessor')
-    if preprocessor is not None:
-        trained.setdefault('data_preprocessor', preprocessor)
+    trained = _architecture(cfg)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         expected: Any = MODELS.build(trained).eval()
     expected.load_state_dict(weights)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import os.path as osp
+from collections.abc import Iterable
 
 from mmengine import hub
 from mmengine.config import Config, DictAction
@@ -50,7 +51,7 @@ def load_config(args: argparse.Namespace) -> Config:
         the option, the config's own, or ``work_dirs/`` and the config's name.
 
     Raises:
-        FileNotFoundError: If the config or a folder of images is missing.
+        FileNotFoundError: If the config does not exist.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if '::' in args.config:
@@ -65,21 +66,31 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = osp.join('work_dirs', name)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
-    _check_data_folders(cfg)
     compat.prepare_cpu_distributed(cfg)
     return cfg
 
 
-def _check_data_folders(cfg: Config) -> None:
-    """Say which key names a folder of images that is not there."""
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        dataset = (cfg.get(name) or {}).get('dataset', {})
-        if dataset.get('type') not in FOLDER_DATASETS:
+def check_data_folders(cfg: Config, names: Iterable[str]) -> None:
+    """Say which key names a folder of images that is not there.
+
+    Args:
+        cfg: Config of the runner.
+        names: Data loaders to look at; those that are None are left out.
+
+    Raises:
+        FileNotFoundError: If the folder of a dataset is missing.
+    """
+    for name in names:
+        key, dataset = f'{name}.dataset', (cfg.get(name) or {}).get('dataset')
+        while dataset and 'dataset' in dataset:
+            key, dataset = f'{key}.dataset', dataset['dataset']
+        if not dataset or dataset.get('type') not in FOLDER_DATASETS:
             continue
         root = dataset.get('data_root') or '.'
-        if '://' not in root and not osp.isdir(root):
+        remote = '://' in root or dataset.get('backend_args')
+        if not remote and not osp.isdir(root):
             raise FileNotFoundError(
-                f'{name}.dataset.data_root {root!r} is not a folder; put the '
-                f'images there or set {name}.dataset.data_root (train, val '
-                'and test have one each)'
+                f'{key}.data_root {root!r} is not a folder; put the images '
+                f'there or set {key}.data_root (train, val and test have one '
+                'each)'
             )

@@ -150,3 +150,26 @@ def test_missing_files_and_endings_are_named(tmp_path: Path) -> None:
         export_student(str(tmp_path), str(tmp_path / 's.pth'))
     with pytest.raises(ValueError, match=r"\.pth file, got '.*s\.pt'"):
         export_student('nowhere.pth', str(tmp_path / 's.pt'))
+
+
+def test_the_preprocessing_of_the_algorithm_is_exported(
+    cfg: Config, tmp_path: Path
+) -> None:
+    cfg.model.data_preprocessor = cfg.pop('data_preprocessor')
+    model = MODELS.build(cfg.copy().model)
+    path = tmp_path / 'epoch_1.pth'
+    meta = dict(cfg=cfg.pretty_text)
+    torch.save(dict(meta=meta, state_dict=model.state_dict()), path)
+
+    weights, config = export_student(str(path), str(tmp_path / 's.pth'))
+
+    student = mmpretrain.get_model(str(config), str(weights))
+    assert torch.equal(
+        student.data_preprocessor.mean, model.data_preprocessor.mean
+    )
+
+
+def test_the_exported_config_trains_without_the_package(cfg: Config) -> None:
+    student = export._student_config(cfg)
+    assert 'constructor' not in student.optim_wrapper
+    assert student.optim_wrapper.optimizer == cfg.optim_wrapper.optimizer

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from mmengine import hub
-from mmengine.model import ExponentialMovingAverage
+from mmengine.model import ExponentialMovingAverage, ImgDataPreprocessor
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import load_checkpoint
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from serkd_mm.models.algorithms import frozen_teacher_distill
+from serkd_mm.models.algorithms.renormalize import Renormalize
 
 from .builders import (
     CLASSES,
@@ -878,3 +879,87 @@ def test_losses_under_no_grad_have_no_graph() -> None:
     with torch.no_grad():
         losses = losses_of(model)
     assert not any(loss.requires_grad for loss in losses.values())
+
+
+def test_a_teacher_of_another_input_size_is_refused(tmp_path: Path) -> None:
+    # MMPretrain would resize the position embeddings without a word.
+    larger = vit_config()
+    larger['backbone']['img_size'] = 64
+    path = tmp_path / 'larger.pth'
+    torch.save(MODELS.build(larger).state_dict(), path)
+    with pytest.raises(ValueError, match=r'other shapes: backbone\.pos_embed'):
+        build(teacher_ckpt=str(path), allow_random_teacher=False)
+
+
+def test_a_teacher_that_recomputes_buffers_loads_its_own_checkpoint(
+    tmp_path: Path,
+) -> None:
+    teacher = dict(
+        _scope_='mmpretrain',
+        type='ImageClassifier',
+        backbone=dict(
+            type='SwinTransformerV2',
+            arch=dict(
+                embed_dims=16,
+                depths=[1, 1],
+                num_heads=[2, 2],
+                extra_norm_every_n_blocks=0,
+            ),
+            img_size=64,
+            window_size=4,
+            out_indices=(1,),
+        ),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=32),
+    )
+    saved = MODELS.build(copy.deepcopy(teacher))
+    path = tmp_path / 'swin.pth'
+    torch.save(saved.state_dict(), path)
+    distiller = distiller_config(losses=('loss_kd',))
+    distiller['teacher_recorders'] = dict(logits=recorder('head.fc'))
+
+    model = build(teacher=teacher, teacher_ckpt=str(path), distiller=distiller)
+
+    for actual, expected in zip(
+        model.teacher.parameters(), saved.parameters()
+    ):
+        assert torch.equal(actual, expected)
+
+
+def test_a_copy_that_moves_leaves_the_teacher_where_it_is() -> None:
+    model = build()
+    ExponentialMovingAverage(model, device=torch.device('meta'))
+    copy.deepcopy(model).double()
+    assert {p.device.type for p in model.teacher.parameters()} == {'cpu'}
+    assert {p.dtype for p in model.teacher.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize('recorded', [True, False])
+def test_a_distillation_head_that_nothing_trains_is_announced(
+    recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(
+        frozen_teacher_distill,
+        'print_log',
+        lambda text, **_: said.append(text),
+    )
+    losses = ('loss_kd', 'loss_angle') if recorded else ('loss_angle',)
+    distiller = distiller_config(losses=losses)
+    if not recorded:
+        distiller['student_recorders'].pop('logits')
+    build(distiller=distiller)
+    assert any('head_dist' in text for text in said) is not recorded
+
+
+@pytest.mark.parametrize('teacher_rgb', [True, False])
+def test_the_channel_order_of_mmengine_preprocessors_is_honoured(
+    teacher_rgb: bool,
+) -> None:
+    student = MODELS.build(dict(RGB, _scope_='mmpretrain'))
+    teacher = ImgDataPreprocessor(
+        mean=RGB['mean'], std=RGB['std'], bgr_to_rgb=teacher_rgb
+    )
+    change = Renormalize.between(student, teacher)
+    assert (change is None) is teacher_rgb
+    assert change is None or change.flip

@@ -14,6 +14,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from ... import compat
+from ..heads import DeiTDistillHead
 from .renormalize import Renormalize
 from .teacher import (
     build_teacher,
@@ -34,7 +35,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     - is no submodule: it is absent from ``state_dict``, ``parameters``, the
       optimizer, the gradient reduction of distributed training and copies
       made for averaged models (which share it), and still follows
-      ``.to()``, ``.cuda()`` and the like;
+      ``.to()``, ``.cuda()`` and the like of the original;
     - sees the student's augmented batch, normalised with the teacher's own
       mean, std and channel order where its ``data_preprocessor`` has a
       normalisation that differs from the student's;
@@ -91,6 +92,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 'two models'
             )
         check_teacher_source(teacher_ckpt, allow_random_teacher)
+        self._owns_teacher = True
         if isinstance(architecture, dict) and data_preprocessor is not None:
             architecture = copy.copy(architecture)
             # A copy: building writes the batch augmentations into it.
@@ -126,6 +128,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             getattr(self.teacher, 'data_preprocessor', None),
         )
         self._register_load_state_dict_pre_hook(_drop_teacher_keys)
+        self._warn_of_idle_dist_head()
 
     def loss(
         self, batch_inputs: Tensor, data_samples: list | None = None
@@ -168,6 +171,22 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         losses.update(add_prefix(distilled, 'distill'))
         return losses
 
+    def _warn_of_idle_dist_head(self) -> None:
+        """A head that nothing trains counts half in every prediction."""
+        head = getattr(self.student, 'head', None)
+        if not isinstance(head, DeiTDistillHead) or head.label_dist_head:
+            return
+        recorders = self.distiller.student_recorders.recorders.values()
+        if not any(r.source.endswith('head_dist') for r in recorders):
+            print_log(
+                'The student predicts with its distillation head too, but no '
+                "student recorder has the source 'head.layers.head_dist', so "
+                'nothing trains it; record it for a loss, or set '
+                'head.label_dist_head=True',
+                logger='current',
+                level=logging.WARNING,
+            )
+
     def teacher_inputs(self, batch_inputs: Tensor) -> Tensor:
         """The student's batch in the teacher's normalisation."""
         if self.renormalize is None:
@@ -189,7 +208,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     def _apply(self, *args: Any, **kwargs: Any) -> FrozenTeacherDistill:
         super()._apply(*args, **kwargs)
-        self.teacher._apply(*args, **kwargs)
+        if self._owns_teacher:
+            self.teacher._apply(*args, **kwargs)
         return self
 
     def __deepcopy__(self, memo: dict) -> FrozenTeacherDistill:
@@ -200,6 +220,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         duplicate = self.__class__.__new__(self.__class__)
         memo[id(self)] = duplicate
         duplicate.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        # An averaged copy on another device leaves the teacher where it is.
+        duplicate._owns_teacher = False
         return duplicate
 
 

@@ -69,4 +69,6 @@ def _statistics(preprocessor: nn.Module | None) -> tuple[Tensor, Tensor]:
 
 
 def _is_rgb(preprocessor: nn.Module | None) -> bool:
-    return bool(getattr(preprocessor, 'to_rgb', False))
+    # MMPretrain's name and that of MMEngine's ImgDataPreprocessor.
+    names = ('to_rgb', '_channel_conversion')
+    return any(getattr(preprocessor, name, False) for name in names)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os.path as osp
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from mmengine import hub
@@ -103,19 +104,31 @@ def load_teacher_weights(teacher: nn.Module, teacher_ckpt: str) -> None:
     checkpoint = CheckpointLoader.load_checkpoint(
         teacher_ckpt, map_location='cpu'
     )
-    weights = checkpoint.get('state_dict', checkpoint)
-    weights = {k.removeprefix('module.'): v for k, v in weights.items()}
+    saved = checkpoint.get('state_dict', checkpoint)
+    weights = OrderedDict(
+        (key.removeprefix('module.'), value) for key, value in saved.items()
+    )
+    # Versions of the modules, by which they convert older files.
+    weights._metadata = getattr(saved, '_metadata', None)  # type: ignore
     expected = teacher.state_dict()
-    try:
-        teacher.load_state_dict(weights)
-    except RuntimeError as error:
-        shapes = [
-            f'{k} {tuple(weights[k].shape)} instead of {tuple(v.shape)}'
-            for k, v in expected.items()
-            if k in weights and weights[k].shape != v.shape
+    # Before loading: a ViT would resize position embeddings of another size.
+    shapes = [
+        f'{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}'
+        for key, value in expected.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    missing = [key for key in expected if key not in weights]
+    unexpected = [key for key in weights if key not in expected]
+    if not shapes:
+        # Modules may rename keys and drop buffers that they compute.
+        result = teacher.load_state_dict(weights, strict=False)
+        missing = [
+            key
+            for key in result.missing_keys
+            if key not in weights and not key.endswith('num_batches_tracked')
         ]
-        missing = [k for k in expected if k not in weights]
-        unexpected = [k for k in weights if k not in expected]
+        unexpected = list(result.unexpected_keys)
+    if shapes or missing or unexpected:
         raise ValueError(
             f'teacher_ckpt {teacher_ckpt!r} does not fit the teacher '
             f'({type(teacher).__name__} with '
@@ -125,7 +138,7 @@ def load_teacher_weights(teacher: nn.Module, teacher_ckpt: str) -> None:
             f'{_first("other shapes", shapes)}'
             'use the model.teacher config that this checkpoint was trained '
             'with'
-        ) from error
+        )
     print_log(f'Teacher weights loaded from {teacher_ckpt}', logger='current')
 
 
