@@ -963,3 +963,12 @@ def test_the_channel_order_of_mmengine_preprocessors_is_honoured(
     change = Renormalize.between(student, teacher)
     assert (change is None) is teacher_rgb
     assert change is None or change.flip
+
+
+def test_logits_of_other_classes_are_refused_when_built() -> None:
+    teacher = vit_config()
+    teacher['head']['num_classes'] = CLASSES + 1
+    message = rf'loss_kd compares logits.*{CLASSES} classes.*{CLASSES + 1}'
+    with pytest.raises(ValueError, match=message):
+        build(teacher=teacher)
+    build(teacher=teacher, distiller=distiller_config(losses=('loss_angle',)))

@@ -181,3 +181,11 @@ def test_distillation_alone_trains_the_distillation_head() -> None:
     assert torch.equal(layers.head_dist.weight.grad, by_teacher)
     assert layers.head.weight.grad.abs().sum() > 0
     assert torch.isfinite(total(losses))
+
+
+def test_a_backbone_without_distillation_token_is_named() -> None:
+    head = MODELS.build(
+        dict(type='DeiTDistillHead', num_classes=3, in_channels=8)
+    )
+    with pytest.raises(TypeError, match='DistilledVisionTransformer'):
+        head((torch.randn(2, 8),))

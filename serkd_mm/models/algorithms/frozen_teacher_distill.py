@@ -64,8 +64,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     Raises:
         FileNotFoundError: If ``teacher_ckpt`` names a file that is not there.
         ValueError: If the teacher has no checkpoint, the checkpoint does not
-            fit, teacher and student are one object, or the teacher is asked
-            to be trainable.
+            fit, teacher and student are one object or have other classes and
+            their logits are compared, or the teacher is asked to be
+            trainable.
     """
 
     teacher: BaseModel
@@ -129,6 +130,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         )
         self._register_load_state_dict_pre_hook(_drop_teacher_keys)
         self._warn_of_idle_dist_head()
+        self._check_class_counts()
 
     def loss(
         self, batch_inputs: Tensor, data_samples: list | None = None
@@ -186,6 +188,32 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 logger='current',
                 level=logging.WARNING,
             )
+
+    def _check_class_counts(self) -> None:
+        """Logits of other classes cannot be compared."""
+        counts = [
+            getattr(getattr(network, 'head', None), 'num_classes', None)
+            for network in (self.student, self.teacher)
+        ]
+        if None in counts or counts[0] == counts[1]:
+            return
+        for name, mapping in self.distiller.loss_forward_mappings.items():
+            sources = [self._source(record) for record in mapping.values()]
+            if sources and all(
+                source.startswith('head') for source in sources
+            ):
+                raise ValueError(
+                    f'{name} compares logits, but the student has '
+                    f'{counts[0]} classes and the teacher {counts[1]}; take '
+                    "a teacher of the student's classes, or leave "
+                    f'{name} out'
+                )
+
+    def _source(self, record: dict) -> str:
+        """Source of the recorder that a mapped argument comes from."""
+        side = 'student' if record['from_student'] else 'teacher'
+        manager = getattr(self.distiller, f'{side}_recorders')
+        return manager.get_recorder(record['recorder']).source
 
     def teacher_inputs(self, batch_inputs: Tensor) -> Tensor:
         """The student's batch in the teacher's normalisation."""

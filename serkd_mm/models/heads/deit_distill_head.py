@@ -40,7 +40,17 @@ class DeiTDistillHead(DeiTClsHead):
 
         Returns:
             Two tensors ``(B, num_classes)``.
+
+        Raises:
+            TypeError: If the backbone has no distillation token.
         """
+        if not isinstance(feats[-1], (tuple, list)):
+            raise TypeError(
+                'DeiTDistillHead needs a class and a distillation token, got '
+                f'one {type(feats[-1]).__name__}; use '
+                "backbone=dict(type='DistilledVisionTransformer'), or "
+                'VisionTransformerClsHead for this backbone'
+            )
         cls_token, dist_token = self.pre_logits(feats)
         return self.layers.head(cls_token), self.layers.head_dist(dist_token)
 
