@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -83,7 +84,9 @@ def superpixel_tokens(
     Column normalisation is done in the log domain, so a superpixel that every
     token avoids is still a weighted mean of tokens, never 0 / 0.
 
-    Half-precision input is clustered in float32. Scores are formed from
+    Half-precision input is clustered in float32: an association needs the
+    exponents of scores that are sums of C products, and the means feed
+    distances between tokens that differ little. Scores are formed from
     tokens divided by their largest magnitude, so that scores do not overflow.
 
     ``impl='dense'`` associates every token with every superpixel in one
@@ -172,10 +175,11 @@ def _cluster_dense(
     Arguments are those of :func:`superpixel_tokens`, ``x`` in float32 or
     float64. Log Q is None unless ``return_assignment``.
     """
-    own_cell, outside = _neighbourhood(hw, cell_size, str(x.device))
-    start = own_cell.to(x.dtype)
-    superpixels = (start / start.sum(0)).T @ x
-    log_q = start.log().expand(x.shape[0], -1, -1)
+    average, outside = cached(_neighbourhood, hw, cell_size, x)
+    superpixels = average.T @ x
+    log_q = None
+    if num_iters == 0:
+        log_q = average.sign().log().expand(x.shape[0], -1, -1)
     differentiable = torch.is_grad_enabled() and differentiable_assignment
     for _ in range(num_iters):
         with torch.set_grad_enabled(differentiable):
@@ -224,14 +228,33 @@ def log_association(scores: Tensor, outside: Tensor, scale: Tensor) -> Tensor:
     return scores.masked_fill(outside, float('-inf')).log_softmax(-1)
 
 
+def cached(
+    build: Callable[..., tuple],
+    hw: tuple[int, int],
+    cell_size: tuple[int, int],
+    x: Tensor,
+) -> tuple:
+    """Tables for tokens like ``x``, built once per shape, device and dtype.
+
+    Tensors that only pretend to be there, as when a model is traced for its
+    shapes, get tables of their own, which are not kept.
+    """
+    if type(x) is not Tensor:
+        build = build.__wrapped__  # type: ignore[attr-defined]
+    return build(hw, cell_size, str(x.device), x.dtype)
+
+
 @functools.lru_cache(maxsize=32)
 def _neighbourhood(
-    hw: tuple[int, int], cell_size: tuple[int, int], device: str
+    hw: tuple[int, int],
+    cell_size: tuple[int, int],
+    device: str,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Two boolean ``(N, K)`` tables, built once per shape and device.
+    """Tables ``(N, K)``.
 
-    The first marks the cell that a token starts in, the second the
-    superpixels outside of the 3x3 neighbourhood of that cell.
+    The first averages the tokens of each cell; the second marks the
+    superpixels outside of the 3x3 neighbourhood of a token's cell.
     """
     rows, cols = superpixel_grid(hw, cell_size)
     with torch.inference_mode(False):
@@ -242,9 +265,9 @@ def _neighbourhood(
         index = torch.arange(rows * cols, device=device)
         row_step = (token_row - index // cols).abs()
         col_step = (token_col - index % cols).abs()
-        own_cell = (row_step == 0) & (col_step == 0)
+        own_cell = ((row_step == 0) & (col_step == 0)).to(dtype)
         outside = (row_step > 1) | (col_step > 1)
-    return own_cell, outside
+    return own_cell / own_cell.sum(0), outside
 
 
 def _pair(value: int | tuple[int, int], name: str) -> tuple[int, int]:

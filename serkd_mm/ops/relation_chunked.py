@@ -22,8 +22,8 @@ def angle_loss_chunked(student: Tensor, teacher: Tensor) -> Tensor:
     Value and gradient of :func:`serkd_mm.functional.angle_loss` in plain
     PyTorch on any device; the gradient is computed together with the value,
     and only where the student needs one. Differentiable once. Under
-    ``torch.compile`` the loss is a graph break and runs as it is. Matrix
-    products run in full float32 whatever precision is allowed elsewhere.
+    ``torch.compile`` the loss is a graph break and runs as it is. Gram
+    matrices are formed in float64, their gradient in full float32.
 
     Time O(B K^2 (C + K)). Memory beyond the inputs and their gradient: one
     ``(B, K, K)`` matrix and buffers of a few MiB (about 20 slabs).

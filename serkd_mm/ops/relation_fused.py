@@ -169,8 +169,8 @@ def _pieces(batch: int, size: int, device: torch.device) -> Iterator[slice]:
 def full_precision(device_type: str) -> Iterator[None]:
     """Autocast off, and neither TF32 nor bfloat16 inside float32 products.
 
-    The Gram matrix is subtracted from its own diagonal, which leaves nothing
-    of tokens that are close together once it has 10 bits.
+    The gradient is a product with a Laplacian matrix, differences of tokens
+    in effect, of which 10 bits leave nothing where tokens are close together.
     """
     backends: list[Any] = [torch.backends.cuda.matmul]
     setting: tuple[str, Any] = ('allow_tf32', False)

@@ -43,12 +43,12 @@ tl: Any = None
 def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Angle-wise relation loss (Eq. 11) fused for CUDA.
 
-    Value and gradient of :func:`serkd_mm.functional.angle_loss`. The Gram
-    matrices come from PyTorch in full float32 (TF32 is switched off for them
-    and for their gradient, whatever is allowed elsewhere), the sums over
-    triples from one kernel. Deterministic, differentiable once, a graph break
-    under ``torch.compile``. With ``TRITON_INTERPRET=1`` set before Triton is
-    imported it runs on CPU tensors, slowly, for tests.
+    Value and gradient of :func:`serkd_mm.functional.angle_loss`. PyTorch
+    forms the Gram matrices in float64 and their gradient in full float32
+    (never TF32), one kernel the sums over triples in float32. Deterministic,
+    differentiable once, a graph break under ``torch.compile``. With
+    ``TRITON_INTERPRET=1`` set before Triton is imported it runs on CPU
+    tensors, slowly, for tests.
 
     Time O(B K^2 (C + K)). Memory beyond the inputs and their gradient: about
     10 ``(B, K, K)`` matrices, of which backward keeps one.

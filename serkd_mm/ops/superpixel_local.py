@@ -20,6 +20,7 @@ from torch import Tensor
 from ..functional.scale import power_of_two_scale
 from ..functional.superpixel import (
     affinity_scores,
+    cached,
     log_association,
     superpixel_grid,
 )
@@ -42,15 +43,15 @@ def cluster_local(
     """
     batch, num, width = x.shape
     rows, cols = superpixel_grid(hw, cell_size)
-    own_cell, outside, missing = _bands(hw, cell_size, str(x.device))
+    average, outside, missing = cached(_bands, hw, cell_size, x)
     # Missing tokens fill the last band up.
     band = F.pad(x, (0, 0, 0, missing.numel() - num))
     band = band.view(batch, rows, -1, width)
-    start = own_cell.to(x.dtype)
-    start = start / start.sum(1, keepdim=True).clamp(min=1)
-    superpixels = start.transpose(1, 2) @ band
-    assignment = own_cell.to(x.dtype).log().expand(batch, -1, -1, -1)
-    assignment = F.pad(assignment, (cols, cols), value=float('-inf'))
+    superpixels = average.transpose(1, 2) @ band
+    assignment = None
+    if num_iters == 0:
+        assignment = average.sign().log().expand(batch, -1, -1, -1)
+        assignment = F.pad(assignment, (cols, cols), value=float('-inf'))
     differentiable = torch.is_grad_enabled() and differentiable_assignment
     scale = power_of_two_scale(x).unsqueeze(1)
     for _ in range(num_iters):
@@ -62,7 +63,7 @@ def cluster_local(
             weights = _column_weights(assignment, cols)
         superpixels = _fold(weights.transpose(-1, -2) @ band, cols)
     superpixels = superpixels.flatten(1, 2)
-    if not return_assignment:
+    if assignment is None or not return_assignment:
         return superpixels, None
     return superpixels, _dense_assignment(assignment, cols)[:, :num]
 
@@ -119,14 +120,18 @@ def _dense_assignment(log_q: Tensor, cols: int) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _bands(
-    hw: tuple[int, int], cell_size: tuple[int, int], device: str
+    hw: tuple[int, int],
+    cell_size: tuple[int, int],
+    device: str,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Boolean tables of the bands, built once per shape and device.
+    """Tables of the bands.
 
     Returns:
-        Own cell of every token among the columns, ``(rows, band, cols)``;
-        what lies outside of its neighbourhood, ``(rows, band, 3 cols)``;
-        tokens that only fill the last band up, ``(rows, band, 1)``.
+        Weights that average the tokens of a cell, ``(rows, band, cols)``;
+        whether a superpixel lies outside of a token's neighbourhood,
+        ``(rows, band, 3 cols)``; whether a token only fills the last band up,
+        ``(rows, band, 1)``.
     """
     rows, cols = superpixel_grid(hw, cell_size)
     with torch.inference_mode(False):
@@ -135,7 +140,7 @@ def _bands(
         cell = torch.arange(hw[1], device=device) // cell_size[1]
         column = torch.arange(cols, device=device)
         step = (cell[:, None] - column).abs().repeat(cell_size[0], 1)
-        own_cell = (step == 0) & ~missing
+        own_cell = ((step == 0) & ~missing).to(dtype)
         row = torch.arange(rows, device=device)[:, None, None]
         outside = torch.cat(
             [
@@ -144,4 +149,4 @@ def _bands(
             ],
             dim=2,
         )
-    return own_cell, outside, missing
+    return own_cell / own_cell.sum(1, keepdim=True), outside, missing
