@@ -8,7 +8,7 @@ from typing import Any, Callable
 import numpy as np
 
 from .measure import Run, interleaved, quartiles
-from .report import Report, Table
+from .report import Report, Table, plain_log
 
 # (variant, (B, K, Cs, Ct)) -> what to time, and its extra MiB.
 Prepared = Callable[[str, tuple[int, int, int, int]], tuple[Run, float]]
@@ -22,13 +22,13 @@ ROUNDS = 3
 SMALLEST_MIB = 2.0
 
 
-def add_growth(report: Report, prepared: Prepared, fast: str) -> None:
+def add_growth(report: Report, prepared: Prepared, fast: list[str]) -> None:
     """Add tables and picture of the growth to a report.
 
     Args:
         report: Report to add to.
         prepared: Makes what is measured.
-        fast: The variant beside the baseline.
+        fast: The variants beside the baseline.
     """
     quick = report.options.quick
     widths = (8, 16) if quick else WIDTHS
@@ -52,7 +52,7 @@ def add_growth(report: Report, prepared: Prepared, fast: str) -> None:
 def _study(
     report: Report,
     prepared: Prepared,
-    fast: str,
+    fast: list[str],
     over: str,
     points: list[tuple[int, int]],
 ) -> list[dict[str, Any]]:
@@ -61,7 +61,7 @@ def _study(
     for batch, num in points:
         found = {
             name: prepared(name, (batch, num, *widths))
-            for name in (BASELINE, fast)
+            for name in (BASELINE, *fast)
         }
         runs = {name: run for name, (run, _) in found.items()}
         repeats = min(options.rounds(ROUNDS), ROUNDS)
@@ -131,7 +131,9 @@ def _draw(figure: Any, rows: list[dict[str, Any]]) -> None:
                 slope = fitted[over, name][value]
                 power = '' if slope is None else f': {over}^{slope:.2f}'
                 axis.plot(x, y, 'o-', label=name + power)
-            axis.set(xscale='log', yscale='log', xlabel=over, ylabel=value)
+            plain_log(axis, 'x', [r[over] for r in _select(rows, over, name)])
+            plain_log(axis, 'y')
+            axis.set(xlabel=over, ylabel=value)
             axis.grid(alpha=0.3)
             axis.legend(fontsize=7)
     figure.suptitle('Angle loss, forward + backward')

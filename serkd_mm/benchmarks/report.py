@@ -8,11 +8,18 @@ import importlib
 import json
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
 import torch
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+)
 
 from .measure import Options
 
@@ -206,9 +213,25 @@ def bars(
     axis.barh(labels, middle, xerr=spread, color=colors)
     axis.invert_yaxis()
     if log:
-        axis.set_xscale('log')
+        plain_log(axis, 'x')
+        axis.set_xlim(left=1)
     axis.set_xlabel('ms (median, quartiles)')
     axis.tick_params(axis='y', labelsize=7)
+
+
+def plain_log(
+    axis: Any, name: str, ticks: Sequence[float] | None = None
+) -> None:
+    """Logarithmic axis with plain numbers, at 1, 2, 5, 10 or as given."""
+    getattr(axis, f'set_{name}scale')('log')
+    side = getattr(axis, f'{name}axis')
+    if ticks is None:
+        side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    else:
+        side.set_major_locator(FixedLocator(ticks))
+    side.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
+    side.set_minor_formatter(NullFormatter())
+    axis.tick_params(axis=name, labelsize=7)
 
 
 def _cell(value: Any) -> str:
