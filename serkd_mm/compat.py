@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from mmengine import hub
 from mmengine.config import Config
+from mmengine.device import get_device
 from torch import nn
 
 
@@ -148,6 +149,11 @@ def _find_own_configs() -> None:
 
     def find_config(cfg_path: str, pretrained: bool = False) -> Config:
         if cfg_path.startswith(_CONFIG_PREFIX):
+            if pretrained:
+                raise ValueError(
+                    f'there are no trained weights for {cfg_path}; leave '
+                    'pretrained off'
+                )
             return Config.fromfile(own_config_path(cfg_path))
         return get_config(cfg_path, pretrained)
 
@@ -230,11 +236,11 @@ def prepare_cpu_distributed(cfg: Any) -> None:
     Args:
         cfg: Config of the runner; ``model_wrapper_cfg`` is filled in.
     """
-    if cfg.get('launcher', 'none') != 'pytorch' or torch.cuda.is_available():
+    if cfg.get('launcher', 'none') != 'pytorch' or get_device() != 'cpu':
         return
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
-    cfg.env_cfg.dist_cfg = dict(backend='gloo')
+    cfg.setdefault('env_cfg', {})['dist_cfg'] = dict(backend='gloo')
     wrapper = dict(
         type='MMDistributedDataParallel',
         device_ids=None,

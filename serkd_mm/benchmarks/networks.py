@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
@@ -21,10 +20,10 @@ from mmrazor.models.algorithms import SingleTeacherDistill as Algorithm
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from ..compat import own_config_path
+
 # One training step on a batch of a data loader; returns the total loss.
 Step = Callable[[dict], Tensor]
-
-_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class Bfloat16OptimWrapper(OptimWrapper):
@@ -49,9 +48,7 @@ def load_config(name: str, quick: bool) -> Config:
         name: File name of a config.
         quick: Shrink both networks to 32 pixels and a few channels.
     """
-    folders = (_PACKAGE.parent / 'configs', _PACKAGE / '.mim' / 'configs')
-    path = next(f / name for f in folders if (f / name).is_file())
-    cfg = Config.fromfile(path)
+    cfg = Config.fromfile(own_config_path(f'serkd_mm::{name}'))
     model = cfg.model
     model.teacher_ckpt, model.allow_random_teacher = None, True
     model.architecture.data_preprocessor = cfg.data_preprocessor

@@ -60,7 +60,7 @@ def distance_loss(
         raise ValueError(
             f'normalize must be one of {list(NORMALIZE)}, got {normalize!r}'
         )
-    dtype = _check_pair(student, teacher)
+    dtype = check_pair(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
         psi_s = _distance_relation(student.to(dtype), normalize)
         psi_t = _distance_relation(teacher.detach().to(dtype), normalize)
@@ -120,7 +120,7 @@ def angle_loss(student: Tensor, teacher: Tensor, impl: str = 'auto') -> Tensor:
     """
     from .. import ops  # which imports this module
 
-    dtype = _check_pair(student, teacher)
+    dtype = check_pair(student, teacher)
     impl = ops.select_impl(impl, student, teacher)
     if impl == 'triton':
         return ops.angle_loss_triton(student, teacher)
@@ -210,7 +210,7 @@ def _sqrt(squared: Tensor, apart: Tensor) -> Tensor:
     return squared.where(apart, squared.new_ones(())).sqrt() * apart
 
 
-def _check_pair(student: Tensor, teacher: Tensor) -> torch.dtype:
+def check_pair(student: Tensor, teacher: Tensor) -> torch.dtype:
     """Validate both sides and return the dtype to compute in."""
     for name, side in (('student', student), ('teacher', teacher)):
         if not side.is_floating_point():

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..functional.relation import (
-    _check_pair,
+    check_pair,
     inverse_distances,
     squared_distances,
 )
@@ -45,7 +45,7 @@ _DEVICE_BYTES = 1 << 25
 @torch.compiler.disable
 def fused_angle_loss(student: Tensor, teacher: Tensor, terms: Terms) -> Tensor:
     """Angle loss whose sums over triples are left to ``terms``."""
-    dtype = _check_pair(student, teacher)
+    dtype = check_pair(student, teacher)
     wanted = torch.is_grad_enabled() and student.requires_grad
     return _AngleLoss.apply(student, teacher.detach(), dtype, terms, wanted)
 

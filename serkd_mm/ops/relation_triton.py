@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional.relation import _check_pair
+from ..functional.relation import check_pair
 from .relation_fused import fused_angle_loss
 
 MAX_TOKENS = 256
@@ -66,7 +66,7 @@ def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
         RuntimeError: If Triton or a CUDA device is missing, or on a second
             derivative.
     """
-    if _check_pair(student, teacher) == torch.float64:
+    if check_pair(student, teacher) == torch.float64:
         raise TypeError(
             "impl='triton' computes in float32 and got float64; use "
             "impl='chunked'"
@@ -90,6 +90,7 @@ def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
     return fused_angle_loss(student, teacher, kernel_terms)
 
 
+@functools.cache
 def triton_installed() -> bool:
     """Whether Triton can be imported, without importing it."""
     return importlib.util.find_spec('triton') is not None

@@ -68,6 +68,7 @@ def superpixel_assignments(
         for connector in before:
             tokens = connector(tokens)
         assignments[side] = Assignment(tokenizer.assignment(tokens), tokens.hw)
+    distiller.release_records()
     return assignments
 
 

@@ -220,3 +220,10 @@ def test_connectors_are_built_from_lists_of_a_config() -> None:
 
     assert tokenizer.grid_size == (2, 3)
     assert tokenizer(token_map()).shape == (2, 4, 8)
+
+
+def test_zero_tokens_stay_finite_with_unit_length_in_half_precision() -> None:
+    tokens = torch.zeros(1, 16, 8, dtype=torch.float16)
+    superpixels = SuperpixelTokenizer(norm='l2')(TokenMap(tokens, (4, 4)))
+    assert superpixels.dtype == torch.float16
+    assert torch.isfinite(superpixels).all()

@@ -176,3 +176,13 @@ def test_labels_of_another_size_are_refused() -> None:
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="got 'fill'"):
         draw_superpixels(IMAGE, HALVES, mode='fill')
+
+
+def test_looking_at_superpixels_keeps_no_records() -> None:
+    model = build().eval()
+    superpixel_assignments(model, batch()[0])
+    recorders = [
+        *model.distiller.student_recorders.recorders.values(),
+        *model.distiller.teacher_recorders.recorders.values(),
+    ]
+    assert not any(recorder.data_buffer for recorder in recorders)

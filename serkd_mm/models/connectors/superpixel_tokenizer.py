@@ -115,7 +115,9 @@ class SuperpixelTokenizer(BaseConnector):
         if self.norm == 'ln':
             tokens = F.layer_norm(tokens, tokens.shape[-1:])
         elif self.norm == 'l2':
-            tokens = F.normalize(tokens, dim=-1)
+            # The smallest norm that is divided by is 0 in half precision.
+            unit = F.normalize(tokens.float(), dim=-1)
+            tokens = unit.to(tokens.dtype)
         return superpixel_tokens(
             tokens,
             hw,

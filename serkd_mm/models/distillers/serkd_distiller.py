@@ -64,9 +64,13 @@ class SeRKDDistiller(ConfigurableDistiller):
             return super().compute_distill_losses()
         finally:
             self._connected = None
-            for manager in (self.student_recorders, self.teacher_recorders):
-                for recorder in manager.recorders.values():
-                    recorder.reset_data_buffer()
+            self.release_records()
+
+    def release_records(self) -> None:
+        """Forget what the recorders hold, so that it can be freed."""
+        for manager in (self.student_recorders, self.teacher_recorders):
+            for recorder in manager.recorders.values():
+                recorder.reset_data_buffer()
 
     def get_record(
         self,
