@@ -9,7 +9,6 @@ fails without it.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -248,7 +247,6 @@ def prepare_cpu_distributed(cfg: Any) -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
     cfg.setdefault('model_wrapper_cfg', wrapper)
-    os.environ.setdefault('LOCAL_RANK', os.environ.get('RANK', '0'))
 
 
 _HISTORY_STATISTICS = frozenset(('min', 'max', 'mean', 'current'))

@@ -51,7 +51,7 @@ def export_student(source: str, out: str) -> tuple[Path, Path]:
     path = find_checkpoint(source)
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     weights = _student_weights(checkpoint.get('state_dict', {}), path)
-    cfg = _student_config(_run_config(checkpoint, path))
+    run = _run_config(checkpoint, path)
     student = {'state_dict': weights, 'meta': _student_meta(checkpoint)}
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -59,10 +59,8 @@ def export_student(source: str, out: str) -> tuple[Path, Path]:
     config = temporary.with_suffix('.py')
     try:
         torch.save(student, temporary)
-        config.write_text(cfg.pretty_text)
-        _check_logits(
-            _run_config(checkpoint, path), weights, config, temporary
-        )
+        config.write_text(_student_config(run).pretty_text)
+        _check_logits(run, weights, config, temporary)
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()[:8]
         final = target.with_name(f'{target.stem}-{digest}.pth')
         os.replace(config, final.with_suffix('.py'))

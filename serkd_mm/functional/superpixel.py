@@ -181,9 +181,9 @@ def _cluster_dense(
     if num_iters == 0:
         log_q = average.sign().log().expand(x.shape[0], -1, -1)
     differentiable = torch.is_grad_enabled() and differentiable_assignment
+    scale = power_of_two_scale(x)
     for _ in range(num_iters):
         with torch.set_grad_enabled(differentiable):
-            scale = power_of_two_scale(x)
             scores = affinity_scores(x, superpixels, affinity, scale)
             log_q = log_association(scores, outside, scale)
             # Softmax over tokens of log Q is Q divided by its column sums.

@@ -972,3 +972,14 @@ def test_logits_of_other_classes_are_refused_when_built() -> None:
     with pytest.raises(ValueError, match=message):
         build(teacher=teacher)
     build(teacher=teacher, distiller=distiller_config(losses=('loss_angle',)))
+
+
+def test_what_goes_into_heads_of_other_classes_may_be_compared() -> None:
+    teacher = vit_config()
+    teacher['head']['num_classes'] = CLASSES + 1
+    distiller = distiller_config(losses=('loss_kd',))
+    for side, source in (('student', 'head_dist'), ('teacher', 'head')):
+        distiller[f'{side}_recorders']['logits'] = dict(
+            type='ModuleInputs', source=f'head.layers.{source}'
+        )
+    build(teacher=teacher, distiller=distiller)

@@ -9,6 +9,7 @@ import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmrazor.models.algorithms import SingleTeacherDistill
+from mmrazor.models.task_modules import ModuleOutputsRecorder
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor
@@ -153,10 +154,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
         # A delivery records from the teacher and overrides in the student.
         distiller.set_deliveries_override(False)
-        recorders, deliveries = (
-            distiller.teacher_recorders,
-            distiller.deliveries,
-        )
+        recorders = distiller.teacher_recorders
+        deliveries = distiller.deliveries
         with torch.no_grad(), recorders, deliveries:
             self.teacher(self.teacher_inputs(batch_inputs), data_samples)
 
@@ -198,10 +197,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if None in counts or counts[0] == counts[1]:
             return
         for name, mapping in self.distiller.loss_forward_mappings.items():
-            sources = [self._source(record) for record in mapping.values()]
-            if sources and all(
-                source.startswith('head') for source in sources
-            ):
+            if mapping and all(map(self._is_logits, mapping.values())):
                 raise ValueError(
                     f'{name} compares logits, but the student has '
                     f'{counts[0]} classes and the teacher {counts[1]}; take '
@@ -209,11 +205,14 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                     f'{name} out'
                 )
 
-    def _source(self, record: dict) -> str:
-        """Source of the recorder that a mapped argument comes from."""
+    def _is_logits(self, record: dict) -> bool:
+        """Whether a mapped argument is what a head puts out."""
         side = 'student' if record['from_student'] else 'teacher'
         manager = getattr(self.distiller, f'{side}_recorders')
-        return manager.get_recorder(record['recorder']).source
+        recorder = manager.get_recorder(record['recorder'])
+        # The recorder of inputs, embeddings here, derives from this one.
+        outputs = type(recorder) is ModuleOutputsRecorder
+        return outputs and recorder.source.startswith('head')
 
     def teacher_inputs(self, batch_inputs: Tensor) -> Tensor:
         """The student's batch in the teacher's normalisation."""
