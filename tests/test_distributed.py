@@ -1,129 +1,171 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
-"""Two processes over gloo, started as a user would."""
+"""Jobs of several processes, started as a user would."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from serkd_mm.engine.launch import add_runner_arguments, load_config
 
-ROOT = Path(__file__).resolve().parents[1]
-SERKD = str(ROOT / 'configs' / 'quickstart' / 'serkd.py')
+from .jobs import RANDOM_TEACHER, SERKD, free_port, run
 
+# Without randomness of its own in a rank, so that the global batch, not its
+# division, decides: no augmentation, and SGD, which shows sums that should be
+# means. 190 images: 50, 50, 50, 40 per step of all ranks. One connector of
+# the student learns.
 CONFIG = f"""
 _base_ = {SERKD!r}
-custom_imports = dict(imports=['serkd_mm', 'compare_ranks'])
-custom_hooks = [dict(type='CompareRanks')]
+custom_imports = dict(imports=['serkd_mm', 'tests.rank_report'])
+custom_hooks = [dict(type='RankReport'), dict(type='EMAHook')]
+model = dict(
+    type='MarkedTeacherDistill',
+    architecture=dict(train_cfg=None),
+    distiller=dict(
+        connectors=dict(
+            student_superpixels=[
+                dict(type='VisualTokens', num_prefix_tokens=2),
+                dict(type='FeatureMapTokenizer', stride=2, mode='conv'),
+                dict(type='SuperpixelTokenizer', grid_size=(2, 2), norm='ln'),
+            ],
+            teacher_superpixels=[
+                dict(type='VisualTokens', num_prefix_tokens=1),
+                dict(type='FeatureMapTokenizer', stride=2, mode='avg'),
+                dict(type='SuperpixelTokenizer', grid_size=(2, 2), norm='ln'),
+            ],
+        ),
+    ),
+)
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='SGD', lr=0.05, momentum=0.9),
+    paramwise_cfg=None,
+)
 param_scheduler = None
-# 200 images: 4 steps of 2 x 25.
-train_dataloader = dict(dataset=dict(times=4))
+train_dataloader = dict(
+    dataset=dict(
+        times=1,
+        dataset=dict(samples_per_class=19, pipeline=[dict(type='PackInputs')]),
+    ),
+)
+val_evaluator = [dict(type='Accuracy', topk=(1,)), dict(type='ImagesSeen')]
 train_cfg = dict(max_epochs=1, val_interval=1)
 default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))
 """
+# Relative, for losses and parameters: the float32 sums of two halves and of
+# the whole differ in their order only (measured: 5e-6).
+TOLERANCE = 1e-4
+STEPS = [50, 50, 50, 40]
 
-# Compares the parameters of all processes at the end of training.
-COMPARE = """
-import torch
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
-from torch import distributed
-
-
-@HOOKS.register_module()
-class CompareRanks(Hook):
-
-    def after_train(self, runner):
-        model = runner.model.module
-        for name, value in (
-            ('student', list(model.parameters())),
-            ('teacher', list(model.teacher.parameters())),
-        ):
-            own = torch.cat([p.detach().flatten() for p in value])
-            everyone = [torch.empty_like(own) for _ in range(2)]
-            distributed.all_gather(everyone, own)
-            equal = torch.equal(*everyone)
-            # A file each: lines of two processes in one pipe may mix.
-            with open(f'{name}-{runner.rank}-{runner.world_size}', 'w') as f:
-                f.write(str(equal))
-"""
+needs_no_cuda = pytest.mark.skipif(
+    torch.cuda.is_available(),
+    reason='the runs over gloo are for machines without CUDA',
+)
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        return free.getsockname()[1]
-
-
-def dist_train(*arguments: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join(
-        filter(None, (str(cwd), os.environ.get('PYTHONPATH')))
-    )
-    return subprocess.run(
-        ['bash', str(ROOT / 'tools' / 'dist_train.sh')]
-        + [str(argument) for argument in arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={
-            **os.environ,
-            'PYTHON': sys.executable,
-            'PYTHONPATH': path,
-            'PYTHONWARNINGS': 'ignore',
-            'PORT': str(free_port()),
-            'OMP_NUM_THREADS': '1',
-        },
-        timeout=600,
-    )
+@pytest.fixture(scope='module')
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
+    """Reports of the ranks of one process and of two, same global batch."""
+    reports = {}
+    for name, count in (('one', 1), ('two', 2)):
+        cwd = tmp_path_factory.mktemp(name)
+        (cwd / 'short.py').write_text(CONFIG)
+        work = ('--work-dir', 'work', *RANDOM_TEACHER)
+        if count == 1:
+            batch = 'train_dataloader.batch_size=50'
+            code = run('train.py', 'short.py', *work, batch, cwd=cwd)
+        else:
+            code = run(
+                *('dist_train.sh', 'short.py', count, *work),
+                cwd=cwd,
+                PORT=free_port(),
+            )
+        assert code == 0, (cwd / 'log.txt').read_text()[-3000:]
+        reports[name] = [
+            torch.load(cwd / f'report-{rank}.pth') for rank in range(count)
+        ]
+    return reports
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_student(tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip('the run over gloo is for machines without CUDA')
-    (tmp_path / 'compare_ranks.py').write_text(COMPARE)
-    (tmp_path / 'short.py').write_text(CONFIG)
+@needs_no_cuda
+class TestTwoProcesses:
+    """Over gloo, started as a user would."""
 
-    done = dist_train(
-        'short.py',
-        2,
-        '--work-dir',
-        'work',
-        '--cfg-options',
-        'model.teacher_ckpt=None',
-        'model.allow_random_teacher=True',
-        cwd=tmp_path,
-    )
+    def test_have_the_losses_of_one(self, reports: dict[str, list]) -> None:
+        one, two = reports['one'][0]['losses'], reports['two']
+        assert [rank['world_size'] for rank in two] == [2, 2]
+        assert [step['images'] for step in one] == STEPS
+        for rank in two:
+            images = [step['images'] for step in rank['losses']]
+            assert images == [count // 2 for count in STEPS]
 
-    assert done.returncode == 0, done.stderr[-3000:]
-    said = {p.name: p.read_text() for p in tmp_path.glob('*-?-?')}
-    assert said == {
-        'student-0-2': 'True',
-        'student-1-2': 'True',
-        'teacher-0-2': 'True',
-        'teacher-1-2': 'True',
-    }
-    log = done.stdout + done.stderr
-    assert 'Epoch(train) [1][4/4]' in log
-    assert 'accuracy/top1' in log
-    state = torch.load(tmp_path / 'work' / 'epoch_1.pth')['state_dict']
-    prefixes = {key.split('.')[0] for key in state}
-    assert prefixes == {'architecture', 'distiller'}
+        for whole, *parts in zip(one, *(rank['losses'] for rank in two)):
+            del whole['images']
+            assert len(whole) == 6
+            for name, loss in whole.items():
+                mean = sum(part[name] for part in parts) / len(parts)
+                assert mean == pytest.approx(loss, rel=TOLERANCE), name
+
+    def test_end_with_the_parameters_of_one(
+        self, reports: dict[str, list]
+    ) -> None:
+        whole = reports['one'][0]['state']
+        first, second = (rank['state'] for rank in reports['two'])
+        kernel = 'distiller.connectors.student_superpixels.1.kernel'
+
+        assert {name.split('.')[0] for name in whole} == {
+            'architecture',
+            'distiller',
+        }
+        assert first.keys() == second.keys() == whole.keys()
+        for name, value in whole.items():
+            assert torch.equal(first[name], second[name]), name
+            torch.testing.assert_close(
+                first[name], value, rtol=TOLERANCE, atol=1e-6
+            )
+        moved = (first[kernel] - 0.25).abs().max()
+        assert moved > 100 * (first[kernel] - whole[kernel]).abs().max()
+
+    def test_wait_for_every_parameter(self, reports: dict[str, list]) -> None:
+        for rank in reports['two']:
+            assert rank['wrapper'] == 'MMDistributedDataParallel'
+            assert rank['find_unused'] is False
+
+    def test_leave_the_teacher_alone(self, reports: dict[str, list]) -> None:
+        two = reports['two']
+        assert [rank['teacher_mark'] for rank in two] == [0.0, 1.0]
+        for rank in two:
+            assert not [n for n in rank['wrapped_names'] if 'teacher.' in n]
+            assert rank['teacher_grads'] == 0
+
+    def test_hold_one_teacher_each(self, reports: dict[str, list]) -> None:
+        for rank in reports['two']:
+            assert rank['teachers'] == 1
+            assert rank['is_teacher']
+            assert rank['ema_shares_teacher'] == [True]
+
+    def test_validate_every_image_once(self, reports: dict[str, list]) -> None:
+        # 719 images, 360 to a rank: one is sent to both.
+        (one,), two = reports['one'], reports['two']
+        for rank in (one, *two):
+            assert rank['metrics']['images'] == 719
+            assert rank['metrics']['distinct'] == 719
+            hits = rank['metrics']['accuracy/top1'] * 7.19
+            assert hits == pytest.approx(round(hits), abs=1e-3)
+        top1 = one['metrics']['accuracy/top1']
+        # At most one image may change sides by rounding.
+        assert two[0]['metrics']['accuracy/top1'] == pytest.approx(
+            top1, abs=0.15
+        )
 
 
 def test_too_few_arguments_show_the_usage(tmp_path: Path) -> None:
-    done = dist_train(SERKD, cwd=tmp_path)
-
-    assert done.returncode == 2
-    assert 'usage:' in done.stderr
+    assert run('dist_train.sh', SERKD, cwd=tmp_path) == 2
+    assert 'usage:' in (tmp_path / 'log.txt').read_text()
 
 
 @pytest.mark.parametrize(
