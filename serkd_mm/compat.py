@@ -199,6 +199,12 @@ def disable_inplace(model: nn.Module) -> None:
             setattr(module, 'inplace', False)  # noqa: B010
 
 
+# The shape rule of an operator; PyTorch 2.1 to 2.3 have the former name.
+register_fake = getattr(
+    torch.library, 'register_fake', None
+) or torch.library.impl_abstract  # fmt: skip
+
+
 def compile_module(model: nn.Module, **options: Any) -> None:
     """Compile a model of the MMPretrain zoo in place, without graph breaks.
 

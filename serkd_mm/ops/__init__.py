@@ -29,7 +29,8 @@ def select_impl(
     """Implementation of the angle loss to use for these tokens.
 
     ``'auto'`` is ``'triton'`` for CUDA tensors of up to 256 tokens that are
-    computed in float32, where Triton is installed, else ``'chunked'``. Any
+    computed in float32, where Triton is installed and the device is one that
+    Triton compiles for (capability 7.0), else ``'chunked'``. Any
     other valid name is returned as it is: an explicit choice that cannot run
     raises where it is called.
 
@@ -56,5 +57,6 @@ def select_impl(
         and all(side.dtype != torch.float64 for side in sides)
         and student.shape[1] <= MAX_TOKENS
         and triton_installed()
+        and torch.cuda.get_device_properties(student.device).major >= 7
     )
     return 'triton' if fits else 'chunked'

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .relation_fused import fused_angle_loss
+from .relation_fused import TERMS, fused_angle_loss
 
 
 def angle_loss_chunked(student: Tensor, teacher: Tensor) -> Tensor:
@@ -21,9 +21,9 @@ def angle_loss_chunked(student: Tensor, teacher: Tensor) -> Tensor:
 
     Value and gradient of :func:`serkd_mm.functional.angle_loss` in plain
     PyTorch on any device; the gradient is computed together with the value,
-    and only where the student needs one. Differentiable once. Under
-    ``torch.compile`` the loss is a graph break and runs as it is. Gram
-    matrices are formed in float64, their gradient in full float32.
+    and only where the student needs one. Differentiable once. One operator to
+    ``torch.compile``, without a graph break. Gram matrices are formed in
+    float64, their gradient in full float32.
 
     Time O(B K^2 (C + K)). Memory beyond the inputs and their gradient: one
     ``(B, K, K)`` matrix and buffers of a few MiB (about 20 slabs).
@@ -46,7 +46,7 @@ def angle_loss_chunked(student: Tensor, teacher: Tensor) -> Tensor:
         >>> float(angle_loss_chunked(tokens, tokens))
         0.0
     """
-    return fused_angle_loss(student, teacher, slab_terms)
+    return fused_angle_loss(student, teacher, 'chunked')
 
 
 def slab_terms(
@@ -90,6 +90,9 @@ def slab_terms(
     direct, along, across = sums
     slope = direct.addcmul_(inverse[0], along, value=-1).mul_(inverse[0])
     return total, slope.sub_(across).transpose(0, 1)
+
+
+TERMS['chunked'] = slab_terms
 
 
 def _cosines(

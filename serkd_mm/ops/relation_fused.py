@@ -23,6 +23,7 @@ from typing import Any, Callable, Optional
 import torch
 from torch import Tensor
 
+from .. import compat
 from ..functional.relation import (
     check_pair,
     inverse_distances,
@@ -35,19 +36,33 @@ from ..functional.scale import power_of_two_scale
 # squared distances). Inputs are (2, B, K, K), student first; P is (B, K, K).
 Terms = Callable[[Tensor, Tensor, bool], tuple[Tensor, Optional[Tensor]]]
 
+# By implementation; the modules that have them enter them here.
+TERMS: dict[str, Terms] = {}
+
 # Bytes of one (K, K) matrix over the images that are worked on together, and
 # of a piece of the tokens. On a CPU a handful of them stay in the caches;
 # elsewhere launches cost more than memory.
 _CPU_BYTES = 5 << 18
 _DEVICE_BYTES = 1 << 25
 
+# Operators of their own: torch.compile takes each as one node of its graph
+# instead of unrolling the loops inside.
+_OPERATORS = torch.library.Library('serkd_mm', 'DEF')
+_OPERATORS.define(
+    'angle_forward(Tensor student, Tensor teacher, str impl, bool wanted)'
+    ' -> (Tensor, Tensor)'
+)
+_OPERATORS.define(
+    'angle_backward(Tensor student, Tensor laplacian, Tensor upstream)'
+    ' -> Tensor'
+)
 
-@torch.compiler.disable
-def fused_angle_loss(student: Tensor, teacher: Tensor, terms: Terms) -> Tensor:
-    """Angle loss whose sums over triples are left to ``terms``."""
-    dtype = check_pair(student, teacher)
+
+def fused_angle_loss(student: Tensor, teacher: Tensor, impl: str) -> Tensor:
+    """Angle loss whose sums over triples are left to ``TERMS[impl]``."""
+    check_pair(student, teacher)
     wanted = torch.is_grad_enabled() and student.requires_grad
-    return _AngleLoss.apply(student, teacher.detach(), dtype, terms, wanted)
+    return _AngleLoss.apply(student, teacher.detach(), impl, wanted)
 
 
 class _AngleLoss(torch.autograd.Function):
@@ -55,38 +70,24 @@ class _AngleLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        student: Tensor,
-        teacher: Tensor,
-        dtype: torch.dtype,
-        terms: Terms,
-        wanted: bool,
+        ctx: Any, student: Tensor, teacher: Tensor, impl: str, wanted: bool
     ) -> Tensor:
-        batch, num, _ = student.shape
-        total = student.new_zeros((), dtype=dtype)
-        shape = (batch if wanted else 0, num, num)
-        laplacian = student.new_empty(shape, dtype=dtype)
-        size = num * num * dtype.itemsize
-        with full_precision(student.device.type):
-            for part in _pieces(batch, size, student.device):
-                pair = (student[part], teacher[part])
-                squared, inverse = _distances(pair, dtype)
-                value, slope = terms(squared, inverse, wanted)
-                total += value
-                if slope is not None:
-                    _write_laplacian(slope, laplacian[part])
-        mean = 1 / (batch * num**3)
-        ctx.save_for_backward(student, laplacian.mul_(mean))
-        return total * mean
+        loss, laplacian = torch.ops.serkd_mm.angle_forward(
+            student, teacher, impl, wanted
+        )
+        ctx.save_for_backward(student, laplacian)
+        return loss
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         student, laplacian = ctx.saved_tensors
         with torch.no_grad():
-            grad = _token_gradient(student, laplacian, upstream)
+            grad = torch.ops.serkd_mm.angle_backward(
+                student, laplacian, upstream
+            )
         if torch.is_grad_enabled():  # create_graph
             grad = _Once.apply(student, upstream, grad)
-        return grad, None, None, None, None
+        return grad, None, None, None
 
 
 class _Once(torch.autograd.Function):
@@ -110,7 +111,43 @@ class _Once(torch.autograd.Function):
         )
 
 
-def _token_gradient(
+@torch.library.impl(_OPERATORS, 'angle_forward', 'CompositeExplicitAutograd')
+def angle_forward(
+    student: Tensor, teacher: Tensor, impl: str, wanted: bool
+) -> tuple[Tensor, Tensor]:
+    """Loss, and the Laplacian ``(B, K, K)`` (B = 0 unless ``wanted``)."""
+    dtype = check_pair(student, teacher)
+    batch, num, _ = student.shape
+    total, laplacian = _outputs(student, teacher, impl, wanted)
+    total.zero_()
+    size = num * num * dtype.itemsize
+    with full_precision(student.device.type):
+        for part in _pieces(batch, size, student.device):
+            squared, inverse = _distances(
+                (student[part], teacher[part]), dtype
+            )
+            value, slope = TERMS[impl](squared, inverse, wanted)
+            total += value
+            if slope is not None:
+                _write_laplacian(slope, laplacian[part])
+    mean = 1 / (batch * num**3)
+    return total.mul_(mean), laplacian.mul_(mean)
+
+
+@compat.register_fake('serkd_mm::angle_forward')
+def _outputs(
+    student: Tensor, teacher: Tensor, impl: str, wanted: bool
+) -> tuple[Tensor, Tensor]:
+    dtype = check_pair(student, teacher)
+    batch, num, _ = student.shape
+    laplacian = student.new_empty(
+        (batch if wanted else 0, num, num), dtype=dtype
+    )
+    return student.new_empty((), dtype=dtype), laplacian
+
+
+@torch.library.impl(_OPERATORS, 'angle_backward', 'CompositeExplicitAutograd')
+def angle_backward(
     student: Tensor, laplacian: Tensor, upstream: Tensor
 ) -> Tensor:
     """Laplacian times the centred tokens, in the student's dtype."""
@@ -126,6 +163,11 @@ def _token_gradient(
             tokens = torch.bmm(laplacian[part], tokens)
             grad[part] = tokens.mul_(upstream).div_(scale)
     return grad
+
+
+@compat.register_fake('serkd_mm::angle_backward')
+def _gradient(student: Tensor, laplacian: Tensor, upstream: Tensor) -> Tensor:
+    return torch.empty_like(student)
 
 
 def _write_laplacian(slope: Tensor, out: Tensor) -> None:

@@ -32,9 +32,11 @@ import torch
 from torch import Tensor
 
 from ..functional.relation import check_pair
-from .relation_fused import fused_angle_loss
+from .relation_fused import TERMS, fused_angle_loss
 
 MAX_TOKENS = 256
+
+_INSTALLED = importlib.util.find_spec('triton') is not None
 
 # triton.language, set when the kernel is first asked for.
 tl: Any = None
@@ -46,7 +48,7 @@ def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
     Value and gradient of :func:`serkd_mm.functional.angle_loss`. PyTorch
     forms the Gram matrices in float64 and their gradient in full float32
     (never TF32), one kernel the sums over triples in float32. Deterministic,
-    differentiable once, a graph break under ``torch.compile``. With
+    differentiable once, one operator to ``torch.compile``. With
     ``TRITON_INTERPRET=1`` set before Triton is imported it runs on CPU
     tensors, slowly, for tests.
 
@@ -87,13 +89,12 @@ def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
             "impl='triton' needs tensors on a CUDA device, got "
             f"{student.device} and {teacher.device}; use impl='chunked'"
         )
-    return fused_angle_loss(student, teacher, kernel_terms)
+    return fused_angle_loss(student, teacher, 'triton')
 
 
-@functools.cache
 def triton_installed() -> bool:
     """Whether Triton can be imported, without importing it."""
-    return importlib.util.find_spec('triton') is not None
+    return _INSTALLED
 
 
 def kernel_terms(
@@ -128,6 +129,9 @@ def kernel_terms(
     # P + P^T adds up both orders of i and k, and so does `across`; the other
     # sums have their factor 2 from the two orders.
     return values.sum(), slope.sub_(across, alpha=0.5)
+
+
+TERMS['triton'] = kernel_terms
 
 
 def _tile(num: int, interpreted: bool) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,8 +20,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from serkd_mm import ops
-from serkd_mm.functional import angle_loss
-from serkd_mm.ops import relation_triton
+from serkd_mm.functional import angle_loss, distance_loss
+from serkd_mm.ops import relation_fused, relation_triton
 
 INSTALLED = importlib.util.find_spec('triton') is not None
 INTERPRETED = INSTALLED and os.environ.get('TRITON_INTERPRET') == '1'
@@ -267,17 +268,38 @@ def test_activation_checkpointing(impl, reentrant):
 
 
 @pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
-@pytest.mark.parametrize('impl', FUSED)
-def test_compiled_surroundings(impl, backend):
+@pytest.mark.parametrize('impl', [*FUSED, 'reference', 'auto'])
+def test_compiled_surroundings_stay_one_graph(impl, backend):
     pair = make_pair(2, 9)
     torch.compiler.reset()
 
     def surrounded(student, teacher):
-        return 2 * angle_loss(torch.tanh(student), teacher.cos(), impl)
+        student, teacher = torch.tanh(student), teacher.cos()
+        angle = angle_loss(student, teacher, impl)
+        return 2 * angle + distance_loss(student, teacher)
 
     expected = run(surrounded, *pair)
-    actual = run(torch.compile(surrounded, backend=backend), *pair)
-    torch.testing.assert_close(actual, expected)
+    compiled = torch.compile(surrounded, backend=backend, fullgraph=True)
+    torch.testing.assert_close(run(compiled, *pair), expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+@pytest.mark.parametrize('wanted', [True, False])
+def test_operators_keep_to_their_contract(dtype, wanted):
+    """Schema, shape rules and tracing, by PyTorch's own checks."""
+    student, teacher = make_pair(2, 9, dtype=dtype)
+    operators = torch.ops.serkd_mm
+    checks = ('test_schema', 'test_faketensor')
+    arguments = (student, teacher, 'chunked', wanted)
+    torch.library.opcheck(
+        operators.angle_forward.default, arguments, test_utils=checks
+    )
+    _, laplacian = operators.angle_forward(student, teacher, 'chunked', True)
+    torch.library.opcheck(
+        operators.angle_backward.default,
+        (student, laplacian, laplacian.new_tensor(2.0)),
+        test_utils=checks,
+    )
 
 
 @pytest.mark.parametrize('impl', FUSED)
@@ -308,12 +330,24 @@ class Watch(TorchDispatchMode):
         return result
 
 
+def forward_backward(student, teacher, impl):
+    """Run a loss; a mode does not see into operators, so call their code."""
+    if impl == 'reference':
+        angle_loss(student, teacher, impl).backward()
+        return
+    with torch.no_grad():
+        loss, laplacian = relation_fused.angle_forward(
+            student, teacher, impl, True
+        )
+        relation_fused.angle_backward(student, laplacian, loss)
+
+
 def test_chunked_has_no_cubic_tensor():
     batch, num = 4, 64
     student, teacher = make_pair(batch, num, 16, 24)
     student.requires_grad_()
     with Watch() as watch:
-        angle_loss(student, teacher, 'chunked').backward()
+        forward_backward(student, teacher, 'chunked')
     # The slabs: two sides, two work spaces.
     assert 0 < watch.largest <= 4 * batch * num**2
 
@@ -324,7 +358,7 @@ def test_nothing_is_read_on_the_host(impl, num):
     student, teacher = make_pair(2, num)
     student.requires_grad_()
     with Watch():
-        angle_loss(student, teacher, impl).backward()
+        forward_backward(student, teacher, impl)
 
 
 def test_unknown_impl_lists_the_valid_ones():
@@ -342,6 +376,7 @@ def test_auto_takes_chunked_where_triton_cannot_run(monkeypatch):
 
 class OnCuda:
     is_cuda = True
+    device = 'cuda:0'
 
     def __init__(self, num, dtype=torch.float32):
         self.shape = (2, num, 8)
@@ -350,11 +385,18 @@ class OnCuda:
 
 def test_auto_on_cuda(monkeypatch):
     monkeypatch.setattr(ops, 'triton_installed', lambda: True)
+    found = SimpleNamespace(major=7)
+    monkeypatch.setattr(
+        torch.cuda, 'get_device_properties', lambda device: found
+    )
     assert ops.select_impl('auto', OnCuda(256)) == 'triton'
     assert ops.select_impl('auto', OnCuda(257)) == 'chunked'
     double = OnCuda(49, torch.float64)
     assert ops.select_impl('auto', double) == 'chunked'
     assert ops.select_impl('auto', OnCuda(49), double) == 'chunked'
+    found.major = 6
+    assert ops.select_impl('auto', OnCuda(49)) == 'chunked'
+    found.major = 7
     monkeypatch.setattr(ops, 'triton_installed', lambda: False)
     assert ops.select_impl('auto', OnCuda(49)) == 'chunked'
 
