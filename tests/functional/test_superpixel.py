@@ -538,3 +538,21 @@ def test_a_cell_without_tokens_is_refused(grid_size):
 def test_a_negative_number_of_iterations_is_refused():
     with pytest.raises(ValueError, match='num_iters.*-1'):
         superpixel_tokens(torch.zeros(1, 16, 4), (4, 4), num_iters=-1)
+
+
+@pytest.mark.parametrize('impl', ['dense', 'local'])
+def test_compiled_surroundings_stay_one_graph(impl):
+    torch.compiler.reset()
+    tokens = torch.randn(2, 35, 6)
+
+    def surrounded(tokens):
+        return 2 * superpixel_tokens(tokens.tanh(), (5, 7), 2, impl=impl)
+
+    def run(function):
+        leaf = tokens.clone().requires_grad_()
+        value = function(leaf)
+        (grad,) = torch.autograd.grad(value.square().sum(), leaf)
+        return value, grad
+
+    compiled = torch.compile(surrounded, backend='aot_eager', fullgraph=True)
+    torch.testing.assert_close(run(compiled), run(surrounded))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from mmengine import hub
 from mmengine.model import ExponentialMovingAverage, ImgDataPreprocessor
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.runner import load_checkpoint
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
@@ -872,6 +872,22 @@ def test_a_compiled_teacher_is_one_graph_and_gives_the_same_losses() -> None:
         torch.testing.assert_close(actual[name], loss)
     assert len(graphs) == 1
     assert not any('_orig_mod' in name for name in model.state_dict())
+
+
+def test_a_compiled_training_step_gives_the_same_losses_and_weights() -> None:
+    def trained(compiled: bool) -> tuple[list[Tensor], dict[str, Tensor]]:
+        torch.manual_seed(0)
+        model = build().train()
+        step = model.train_step
+        if compiled:
+            torch.compiler.reset()
+            step = torch.compile(step, backend='aot_eager')
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        wrapper = OptimWrapper(optimizer)
+        losses = [step(raw_batch(), wrapper)['loss'] for _ in range(2)]
+        return losses, model.state_dict()
+
+    torch.testing.assert_close(trained(True), trained(False))
 
 
 def test_losses_under_no_grad_have_no_graph() -> None:
