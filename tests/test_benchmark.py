@@ -18,6 +18,7 @@ from torch import Tensor
 
 from serkd_mm import functional
 from serkd_mm.benchmarks import (
+    ceilings,
     measure,
     networks,
     peers,
@@ -175,6 +176,13 @@ def test_peak_memory_tells_work_from_inputs() -> None:
     )
     assert memory.extra == pytest.approx(40, abs=2)
     assert memory.total == pytest.approx(48, abs=3)
+
+
+def test_least_time_counts_triples_and_pairs() -> None:
+    cost = ceilings.Cost(operations=28, cache_bytes=4, memory_bytes=24)
+    rates = dict(operations=7e6, cache=2e6, memory=1e6)
+    least = cost.milliseconds(2, 10, rates)
+    assert least == pytest.approx(dict(operations=8.0, cache=4.0, memory=4.8))
 
 
 def test_rounds_are_interleaved_after_a_warm_up() -> None:

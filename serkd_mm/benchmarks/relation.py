@@ -12,6 +12,7 @@ from torch import Tensor
 from ..functional import relation
 from ..ops.relation_triton import triton_installed
 from . import straightforward
+from .ceilings import against_ceilings
 from .growth import add_growth
 from .measure import (
     Options,
@@ -50,7 +51,16 @@ def run(options: Options) -> Report:
              **{'extra MiB': '17.73 GB'}),
     ]))  # fmt: skip
     report.tables.append(_errors(options))
+    limits = against_ceilings(
+        options, fastest(options), [shape[:2] for shape in shapes[1:]]
+    )
+    report.tables.append(limits)
     _goals(report, angle, shapes, memory)
+    if options.device == 'cuda':
+        # The first shape is the one that the speed is judged at.
+        ratio = limits.rows[0]['measured / least']
+        what = 'time of the kernel over what binds it on this device'
+        report.goals.append(Goal(what, 2.0, ratio, at_least=False))
     # The reference is left out: its K^3 cosines tell nothing new.
     fast = [v for v in variants('angle_loss', options)[1:] if v != 'reference']
     add_growth(report, partial(_prepared, options), fast)
@@ -61,6 +71,9 @@ def run(options: Options) -> Report:
         'straightforward: normalised differences (B, K, K, C) and bmm, as '
         "the authors of relational knowledge distillation write it; 'images "
         "at once' says whether memory forced a loop over parts of the batch.",
+        'Ceilings: float32 matrix product in full precision, one instruction '
+        'per multiply-add; in-place addition within the caches; copy beyond '
+        'them. The least time is the largest of the three.',
         'Extra memory is the peak above the two token tensors, the gradient '
         'included.',
     ]

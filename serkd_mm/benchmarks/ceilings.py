@@ -1,0 +1,129 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""What the device can do at best, and the time that a kernel needs there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..ops.relation_chunked import slab_terms
+from ..ops.relation_fused import full_precision
+from ..ops.relation_triton import kernel_terms
+from .measure import Options, Run, interleaved, quartiles
+from .report import Table
+
+ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the sums over the ``K^3`` triples of an image cost.
+
+    Attributes:
+        operations: Float32 instructions per triple.
+        cache_bytes: Bytes per triple that go through the caches.
+        memory_bytes: Bytes per pair that go through device memory.
+    """
+
+    operations: float
+    cache_bytes: float
+    memory_bytes: float
+
+    def milliseconds(
+        self, batch: int, num: int, found: dict[str, float]
+    ) -> dict[str, float]:
+        """Least time by arithmetic, caches and memory."""
+        triples, pairs = batch * num**3, batch * num**2
+        return {
+            'operations': 1e3
+            * self.operations
+            * triples
+            / found['operations'],
+            'cache': 1e3 * self.cache_bytes * triples / found['cache'],
+            'memory': 1e3 * self.memory_bytes * pairs / found['memory'],
+        }
+
+
+# Counted in the module of each. Chunked: 18 passes over half of the triples,
+# one instruction, 4 bytes read and 4 written each.
+COSTS = {
+    'triton': Cost(operations=28, cache_bytes=4, memory_bytes=24),
+    'chunked': Cost(operations=9, cache_bytes=72, memory_bytes=24),
+}
+TERMS = {'triton': kernel_terms, 'chunked': slab_terms}
+
+
+def ceilings(options: Options) -> dict[str, float]:
+    """Measured rates of the device, per second.
+
+    Returns:
+        ``operations``: float32 instructions, from a matrix product in full
+        precision (a multiply-add is one). ``cache``: bytes read and written
+        in place over a tensor that the caches hold. ``memory``: bytes read
+        and written by a copy that they do not hold.
+    """
+    cuda, device = options.device == 'cuda', options.device
+    side = 64 if options.quick else (8192 if cuda else 1024)
+    small = (1 << 14) if options.quick else (1 << (22 if cuda else 17))
+    large = (1 << 16) if options.quick else (1 << (28 if cuda else 26))
+    square = torch.randn(side, side, device=device)
+    product = torch.empty_like(square)
+    held = torch.zeros(small, device=device)
+    source = torch.zeros(large, device=device)
+    target = torch.zeros_like(source)
+    passes = 200
+
+    def in_place() -> None:
+        for _ in range(passes):
+            held.add_(1.0)
+
+    runs: dict[str, Run] = {
+        'operations': lambda: torch.mm(square, square, out=product),
+        'cache': in_place,
+        'memory': lambda: target.copy_(source),
+    }
+    work = dict(operations=side**3, cache=8 * small * passes, memory=8 * large)
+    with full_precision(device):
+        times = interleaved(runs, options.rounds(ROUNDS), device)
+    return {n: 1e3 * work[n] / quartiles(t)['q1'] for n, t in times.items()}
+
+
+def against_ceilings(
+    options: Options, impl: str, shapes: list[tuple[int, int]]
+) -> Table:
+    """Time of the sums over triples beside the least time for them.
+
+    Args:
+        options: Device.
+        impl: ``'chunked'`` or ``'triton'``.
+        shapes: Pairs (B, K).
+    """
+    found = ceilings(options)
+    rows = []
+    for batch, num in shapes:
+        tokens = torch.randn(2, batch, num, 16, device=options.device)
+        squared = torch.cdist(tokens, tokens).square()
+        inverse = squared.rsqrt().nan_to_num(posinf=0.0)
+        run = _run(impl, squared, inverse)
+        times = interleaved(
+            {impl: run}, options.rounds(ROUNDS), options.device
+        )
+        measured = quartiles(times[impl])['median']
+        least = COSTS[impl].milliseconds(batch, num, found)
+        binds = max(least, key=lambda name: least[name])
+        rows.append({
+            '(B, K)': f'({batch}, {num})',
+            'measured ms': measured,
+            **{f'{name} ms': value for name, value in least.items()},
+            'binds': binds,
+            'measured / least': measured / least[binds],
+        })  # fmt: skip
+    rates = ', '.join(f'{name} {rate:.3g}/s' for name, rate in found.items())
+    title = f'Sums over triples of {impl} against measured ceilings ({rates})'
+    return Table(title, rows)
+
+
+def _run(impl: str, squared: torch.Tensor, inverse: torch.Tensor) -> Run:
+    terms = TERMS[impl]
+    return lambda: terms(squared, inverse, True)
