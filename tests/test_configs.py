@@ -14,8 +14,10 @@ from mmengine.optim import build_optim_wrapper
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
+from torchvision.models import RegNet_Y_16GF_Weights, get_model
 
 from serkd_mm.models import TokenAngleLoss, TokenDistanceLoss
+from serkd_mm.models.algorithms.teacher import build_teacher
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 LEAVES = sorted(
@@ -279,6 +281,7 @@ PAPER = {
     'methods/avg-pool_deit-ti.py': '73.8',
     'methods/direct_deit-ti.py': '73.9',
     'methods/fitnet_deit-s.py': '81.3',
+    'methods/hard_regnety-16gf_deit-ti.py': '74.5',
     'methods/kd_deit-s.py': '81.2',
     'methods/max-pool_deit-ti.py': '73.3',
     'serkd_deit-s.py': '82.5',
@@ -405,6 +408,36 @@ def test_deits_distillation_has_deits_weights(
 
     assert model.architecture.head.loss.get('loss_weight', 1.0) == labels
     assert model.distiller.distill_losses.loss_kd.loss_weight == teacher
+
+
+def test_a_regnet_teacher_fits_torchvisions_checkpoint() -> None:
+    model = read('methods/hard_regnety-16gf_deit-ti.py').model
+    with torch.device('meta'):
+        original = get_model('regnet_y_16gf').state_dict()
+
+    weights = {}
+    for key, value in original.items():
+        for pattern, replacement in model.teacher_revise_keys:
+            key = re.sub(pattern, replacement, key)
+        weights[key] = value.shape
+
+    teacher = build_teacher(model.teacher).state_dict()
+    assert weights == {key: value.shape for key, value in teacher.items()}
+
+
+@pytest.mark.parametrize('method', ['hard', 'soft'])
+def test_deits_teacher_takes_the_place_of_ours(method: str) -> None:
+    model = Config.fromfile(CONFIGS / f'methods/{method}_deit-ti.py').model
+    other = Config.fromfile(
+        CONFIGS / f'methods/{method}_regnety-16gf_deit-ti.py'
+    ).model
+
+    assert other.pop('teacher') != model.pop('teacher')
+    ckpt = other.pop('teacher_ckpt')
+    assert ckpt == RegNet_Y_16GF_Weights.IMAGENET1K_V2.url
+    assert other.pop('teacher_revise_keys')
+    model.pop('teacher_ckpt')
+    assert other == model
 
 
 @pytest.mark.parametrize('zeros', [False, True])

@@ -1,6 +1,6 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from .algorithms import FrozenTeacherDistill
-from .backbones import ThinResNetCIFAR
+from .backbones import ThinResNetCIFAR, TorchvisionBackbone
 from .connectors import (
     FeatureMapTokenizer,
     SuperpixelTokenizer,
@@ -28,5 +28,6 @@ __all__ = [
     'TokenDistanceLoss',
     'TokenFeatureLoss',
     'TokenMap',
+    'TorchvisionBackbone',
     'VisualTokens',
 ]

@@ -1,12 +1,17 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from mmpretrain.registry import MODELS
 from torch import nn
+from torchvision.models import get_model
 
-from serkd_mm.models import ThinResNetCIFAR
+from serkd_mm.models import ThinResNetCIFAR, TorchvisionBackbone
+
+from .builders import CLASSES, build, distiller_config, recorder
 
 
 def layers(depth: int) -> int:
@@ -59,3 +64,77 @@ def test_arguments_of_the_hosts_network_still_count() -> None:
 def test_another_depth_is_refused() -> None:
     with pytest.raises(KeyError, match='18'):
         ThinResNetCIFAR(18)
+
+
+# -- networks of torchvision ------------------------------------------------
+
+
+def keys_of(classifier: str) -> list[tuple[str, str]]:
+    """Torchvision's names to MMPretrain's."""
+    return [(classifier, 'head.fc.'), (r'^(?!head\.)', 'backbone.')]
+
+
+@pytest.mark.parametrize(
+    ('name', 'channels', 'classifier'),
+    [
+        ('regnet_y_400mf', 440, r'^fc\.'),
+        ('resnet18', 512, r'^fc\.'),
+        ('efficientnet_b0', 1280, r'^classifier\.1\.'),
+    ],
+)
+def test_a_teacher_of_torchvision_has_torchvisions_logits(
+    tmp_path: Path, name: str, channels: int, classifier: str
+) -> None:
+    original = get_model(name, weights=None, num_classes=CLASSES)
+    for module in original.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # As trained: other statistics than those of the start.
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    nn.init.normal_(list(original.modules())[-1].weight, std=0.5)
+    torch.save(original.state_dict(), tmp_path / 'teacher.pth')
+    distiller = distiller_config(losses=('loss_kd',))
+    distiller['teacher_recorders'] = dict(logits=recorder('head.fc'))
+
+    teacher = build(
+        teacher=dict(
+            _scope_='mmpretrain',
+            type='ImageClassifier',
+            backbone=dict(type='TorchvisionBackbone', name=name),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(
+                type='LinearClsHead',
+                num_classes=CLASSES,
+                in_channels=channels,
+            ),
+        ),
+        teacher_ckpt=str(tmp_path / 'teacher.pth'),
+        teacher_revise_keys=keys_of(classifier),
+        allow_random_teacher=False,
+        distiller=distiller,
+    ).teacher
+
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = original.eval()(images)
+        actual = teacher(images, mode='tensor')
+    assert float(expected.std()) > 0.1
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_network_of_torchvision_keeps_its_names() -> None:
+    original = get_model('regnet_y_400mf', weights=None)
+
+    backbone = MODELS.build(
+        dict(type='TorchvisionBackbone', name='regnet_y_400mf')
+    )
+
+    names = [n for n in original.state_dict() if not n.startswith('fc.')]
+    assert list(backbone.state_dict()) == names
+    assert backbone.trunk_output.block3 is not None
+
+
+def test_a_network_that_ends_otherwise_is_refused() -> None:
+    with pytest.raises(ValueError, match="'mobilenet_v2' is a Mobi") as error:
+        TorchvisionBackbone('mobilenet_v2')
+    assert 'families RegNet, ResNet, EfficientNet' in str(error.value)

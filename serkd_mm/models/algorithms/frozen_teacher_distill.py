@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,6 +56,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             ``package::config.py``), or a built model other than the student.
         teacher_ckpt: Path or URL of the teacher's checkpoint. Keys and shapes
             must match exactly.
+        teacher_revise_keys: Pairs of a pattern and its replacement for the
+            keys of a checkpoint that another library wrote.
         allow_random_teacher: Whether to accept a teacher as it was built when
             ``teacher_ckpt`` is None. Meant for tests and dry runs.
         teacher_compile: Whether to run the teacher through
@@ -78,6 +81,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         distiller: dict,
         teacher: BaseModel | dict,
         teacher_ckpt: str | None = None,
+        teacher_revise_keys: Sequence[tuple[str, str]] = (),
         allow_random_teacher: bool = False,
         teacher_compile: bool | dict = False,
         data_preprocessor: dict | torch.nn.Module | None = None,
@@ -120,7 +124,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 level=logging.WARNING,
             )
         else:
-            load_teacher_weights(self.teacher, teacher_ckpt)
+            load_teacher_weights(
+                self.teacher, teacher_ckpt, teacher_revise_keys
+            )
         self.teacher.eval()
         if teacher_compile is not False:
             options = {} if teacher_compile is True else teacher_compile

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import os.path as osp
+import re
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mmengine import hub
 from mmengine.config import Config
@@ -89,13 +90,20 @@ def check_teacher_source(
         )
 
 
-def load_teacher_weights(teacher: nn.Module, teacher_ckpt: str) -> None:
+def load_teacher_weights(
+    teacher: nn.Module,
+    teacher_ckpt: str,
+    revise_keys: Sequence[tuple[str, str]] = (),
+) -> None:
     """Load a checkpoint into the teacher, all keys and all shapes.
 
     Args:
         teacher: Model to load into, on any device.
         teacher_ckpt: Path or URL. The file holds a state dict, bare or under
             ``state_dict``, with or without the ``module.`` prefix of wrappers.
+        revise_keys: Pairs of a pattern and its replacement, applied to every
+            key one after the other as :func:`mmengine.runner.load_checkpoint`
+            does.
 
     Raises:
         ValueError: If keys are missing or unexpected or shapes differ; the
@@ -105,9 +113,12 @@ def load_teacher_weights(teacher: nn.Module, teacher_ckpt: str) -> None:
         teacher_ckpt, map_location='cpu'
     )
     saved = checkpoint.get('state_dict', checkpoint)
-    weights = OrderedDict(
-        (key.removeprefix('module.'), value) for key, value in saved.items()
-    )
+    weights = OrderedDict()
+    for key, value in saved.items():
+        key = key.removeprefix('module.')
+        for pattern, replacement in revise_keys:
+            key = re.sub(pattern, replacement, key)
+        weights[key] = value
     # Versions of the modules, by which they convert older files.
     weights._metadata = getattr(saved, '_metadata', None)  # type: ignore
     expected = teacher.state_dict()
@@ -137,7 +148,7 @@ def load_teacher_weights(teacher: nn.Module, teacher_ckpt: str) -> None:
             f'{_first("unexpected keys", unexpected)}'
             f'{_first("other shapes", shapes)}'
             'use the model.teacher config that this checkpoint was trained '
-            'with'
+            'with, or rename its keys with model.teacher_revise_keys'
         )
     print_log(f'Teacher weights loaded from {teacher_ckpt}', logger='current')
 
