@@ -38,9 +38,10 @@ def tool(
     )
 
 
-def run_tool(name: str, *arguments: Any, cwd: Path) -> None:
+def run_tool(name: str, *arguments: Any, cwd: Path) -> str:
     done = tool(name, *arguments, cwd=cwd)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
 
 
 def logged(work_dir: Path) -> list[dict]:
@@ -145,7 +146,7 @@ def test_testing_the_checkpoint_gives_the_same_top1(
     metrics = tmp_path / 'metrics.json'
 
     # In a folder without the teacher's checkpoint: testing needs none.
-    run_tool(
+    said = run_tool(
         'test.py',
         QUICKSTART / 'serkd.py',
         student / f'epoch_{STUDENT_EPOCHS}.pth',
@@ -158,6 +159,7 @@ def test_testing_the_checkpoint_gives_the_same_top1(
         cwd=tmp_path,
     )
 
+    assert 'RANDOM' not in said
     tested = json.loads(metrics.read_text())['accuracy/top1']
     assert tested == pytest.approx(top1(student), abs=1e-4)
 

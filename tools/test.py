@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from serkd_mm.engine.launch import (
     add_runner_arguments,
     check_data_folders,
+    leave_teacher_out,
     load_config,
 )
 
@@ -41,10 +42,7 @@ def main() -> None:
     check_data_folders(cfg, ('test_dataloader',))
     if args.amp:
         cfg.test_cfg.fp16 = True
-    if 'teacher_ckpt' in cfg.model:
-        # Only the student predicts: no reason to fetch the teacher's weights.
-        cfg.model.teacher_ckpt = None
-        cfg.model.allow_random_teacher = True
+    leave_teacher_out(cfg)
     runner = Runner.from_cfg(cfg)
     if args.out and args.out_item == 'pred':
         runner.test_evaluator.metrics.append(DumpResults(args.out))

@@ -123,7 +123,7 @@ def _student_config(cfg: Config) -> Config:
     if wrapper.get('constructor') == 'MergedOptimWrapperConstructor':
         # MMEngine's default makes other groups of the same settings.
         wrapper.pop('constructor')
-    model = _architecture(cfg)
+    model = student_architecture(cfg)
     model.pop('_scope_', None)
     head = model.get('head')
     if head and head['type'] == 'DeiTDistillHead':
@@ -136,7 +136,7 @@ def _student_config(cfg: Config) -> Config:
     return student
 
 
-def _architecture(cfg: Config) -> ConfigDict:
+def student_architecture(cfg: Config) -> ConfigDict:
     """The student's config with the preprocessing that it was trained with.
 
     In the order of precedence that training has: the student's own, the
@@ -174,7 +174,7 @@ def _check_logits(
     cfg: Config, weights: dict, config: Path, checkpoint: Path
 ) -> None:
     """Compare the trained and the exported student on random pixels."""
-    trained = _architecture(cfg)
+    trained = student_architecture(cfg)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         expected: Any = MODELS.build(trained).eval()
     expected.load_state_dict(weights)

@@ -12,6 +12,7 @@ from mmengine import hub
 from mmengine.config import Config, DictAction
 
 from .. import compat
+from .export import student_architecture
 
 # Datasets of MMPretrain that read a folder and cannot download it.
 FOLDER_DATASETS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
@@ -94,3 +95,24 @@ def check_data_folders(cfg: Config, names: Iterable[str]) -> None:
                 f'there or set {key}.data_root (train, val and test have one '
                 'each)'
             )
+
+
+def leave_teacher_out(cfg: Config) -> None:
+    """Make the student alone the model of a config, to test it.
+
+    Only the student predicts, so neither the teacher's config nor its weights
+    are needed. The student keeps its place in the model, so checkpoints fit.
+
+    Args:
+        cfg: Config of the runner; its model is replaced where it has a
+            teacher.
+    """
+    if 'teacher' not in cfg.model:
+        return
+    cfg.model = dict(
+        _scope_='mmrazor',
+        type='BaseAlgorithm',
+        architecture=student_architecture(cfg),
+        # Named, so that the runner does not fill in the config's own one.
+        data_preprocessor=None,
+    )

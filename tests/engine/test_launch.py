@@ -1,14 +1,18 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
-"""A missing folder of images is named by the key that names it."""
+"""What the tools make of a config before they run it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmrazor.registry import MODELS
 
-from serkd_mm.engine.launch import check_data_folders
+from serkd_mm.engine.launch import check_data_folders, leave_teacher_out
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 
 def config(**dataset) -> Config:
@@ -44,3 +48,41 @@ def test_what_is_not_asked_for_may_be_missing(tmp_path: Path) -> None:
 def test_remote_images_are_not_looked_for() -> None:
     cfg = config(backend_args=dict(backend='petrel'))
     check_data_folders(cfg, ['train_dataloader', 'test_dataloader'])
+
+
+def test_the_student_is_tested_without_a_trace_of_its_teacher(
+    capfd: pytest.CaptureFixture,
+) -> None:
+    cfg = Config.fromfile(CONFIGS / 'quickstart' / 'serkd.py')
+    trained = cfg.copy().model
+    trained.update(teacher_ckpt=None, allow_random_teacher=True)
+    trained.data_preprocessor = cfg.data_preprocessor
+    trained = MODELS.build(trained).eval()
+    raw = dict(inputs=torch.randint(0, 256, (2, 3, 32, 32)))
+    cfg.model.teacher.cfg_path = 'a/teacher/that/is/not/here.py'
+    capfd.readouterr()
+
+    leave_teacher_out(cfg)
+    student = MODELS.build(cfg.model).eval()
+    loaded = student.load_state_dict(trained.state_dict(), strict=False)
+
+    assert 'eacher' not in str(cfg.model) + ''.join(capfd.readouterr())
+    assert loaded.missing_keys == []
+    assert {key.split('.')[0] for key in loaded.unexpected_keys} == {
+        'distiller'
+    }
+    with torch.no_grad():
+        logits = [
+            model(model.data_preprocessor(raw)['inputs'])
+            for model in (student, trained)
+        ]
+    assert torch.equal(*logits)
+
+
+def test_a_config_without_teacher_is_tested_as_it_is() -> None:
+    cfg = Config.fromfile(CONFIGS / 'quickstart' / 'student.py')
+    before = cfg.pretty_text
+
+    leave_teacher_out(cfg)
+
+    assert cfg.pretty_text == before
