@@ -51,6 +51,18 @@ PLAIN = dict(BASE, to_rgb=False)
 MIXUP = dict(augments=[dict(type='Mixup', alpha=0.8)])
 
 
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the algorithm logs."""
+    messages: list[str] = []
+    monkeypatch.setattr(
+        frozen_teacher_distill,
+        'print_log',
+        lambda message, **_: messages.append(message),
+    )
+    return messages
+
+
 def watch_inputs(module: nn.Module) -> list[Tensor]:
     """The first argument of every later call of a module."""
     seen: list[Tensor] = []
@@ -436,6 +448,29 @@ def test_a_teacher_with_the_same_normalisation_gets_the_very_batch(
     assert seen[0] is inputs
 
 
+def test_normalisations_that_differ_are_reported_in_one_line(
+    said: list[str],
+) -> None:
+    teacher = dict(vit_config(), data_preprocessor=BGR)
+
+    build(data_preprocessor=RGB, teacher=teacher)
+
+    (line,) = (message for message in said if 'normalisation' in message)
+    assert '\n' not in line
+    theirs, own = line.split(';')
+    assert 'mean [104, 117, 124], std [1, 2, 3], to_rgb=False' in theirs
+    assert 'mean [123.675, 116.28, 103.53], std [58.395, ' in own
+    assert 'to_rgb=True' in own
+
+
+def test_equal_normalisations_are_not_reported(said: list[str]) -> None:
+    teacher = dict(vit_config(), data_preprocessor=RGB)
+
+    build(data_preprocessor=RGB, teacher=teacher)
+
+    assert not any('normalisation' in message for message in said)
+
+
 def test_renormalisation_leaves_the_students_batch_alone() -> None:
     model = build(
         data_preprocessor=RGB,
@@ -571,16 +606,7 @@ def test_a_teacher_without_checkpoint_is_refused() -> None:
     assert 'allow_random_teacher=True' in str(error.value)
 
 
-def test_a_random_teacher_is_announced(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(
-        frozen_teacher_distill,
-        'print_log',
-        lambda message, **_: said.append(message),
-    )
-
+def test_a_random_teacher_is_announced(said: list[str]) -> None:
     build()
 
     assert any('RANDOM' in message for message in said)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ... import compat
 from ..heads import DeiTDistillHead
-from .renormalize import Renormalize
+from .renormalize import Renormalize, describe_normalization
 from .teacher import (
     build_teacher,
     check_teacher_source,
@@ -131,10 +131,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if teacher_compile is not False:
             options = {} if teacher_compile is True else teacher_compile
             compat.compile_module(self.teacher, **options)
-        self.renormalize = Renormalize.between(
-            self.data_preprocessor,
-            getattr(self.teacher, 'data_preprocessor', None),
-        )
+        self._find_renormalization()
         self._register_load_state_dict_pre_hook(_drop_teacher_keys)
         self._warn_of_idle_dist_head()
         self._check_class_counts()
@@ -177,6 +174,19 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         distilled = distiller.compute_distill_losses()
         losses.update(add_prefix(distilled, 'distill'))
         return losses
+
+    def _find_renormalization(self) -> None:
+        """How the student's batch becomes the teacher's, if they differ."""
+        own = self.data_preprocessor
+        theirs = getattr(self.teacher, 'data_preprocessor', None)
+        self.renormalize = Renormalize.between(own, theirs)
+        if self.renormalize is not None:
+            print_log(
+                'The teacher gets the batch in its own normalisation: '
+                f'{describe_normalization(theirs)}; the student has '
+                f'{describe_normalization(own)}.',
+                logger='current',
+            )
 
     def _warn_of_idle_dist_head(self) -> None:
         """A head that nothing trains counts half in every prediction."""

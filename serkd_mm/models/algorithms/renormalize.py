@@ -68,6 +68,20 @@ def _statistics(preprocessor: nn.Module | None) -> tuple[Tensor, Tensor]:
     return mean.flatten().double().cpu(), std.flatten().double().cpu()
 
 
+def describe_normalization(preprocessor: nn.Module | None) -> str:
+    """What a preprocessor makes of a batch, in a few words.
+
+    Example:
+        >>> describe_normalization(None)
+        'mean [0], std [1], to_rgb=False'
+    """
+    mean, std = (
+        ', '.join(f'{value:g}' for value in values.tolist())
+        for values in _statistics(preprocessor)
+    )
+    return f'mean [{mean}], std [{std}], to_rgb={_is_rgb(preprocessor)}'
+
+
 def _is_rgb(preprocessor: nn.Module | None) -> bool:
     # MMPretrain's name and that of MMEngine's ImgDataPreprocessor.
     names = ('to_rgb', '_channel_conversion')
