@@ -1025,3 +1025,26 @@ def test_what_goes_into_heads_of_other_classes_may_be_compared() -> None:
             type='ModuleInputs', source=f'head.layers.{source}'
         )
     build(teacher=teacher, distiller=distiller)
+
+
+def test_the_learning_rate_decays_by_the_students_layers() -> None:
+    model = build()
+    wrapper = build_optim_wrapper(
+        model,
+        dict(
+            constructor='mmpretrain.LearningRateDecayOptimWrapperConstructor',
+            optimizer=dict(type='SGD', lr=1.0, weight_decay=0.1),
+            paramwise_cfg=dict(layer_decay_rate=0.5),
+        ),
+    )
+
+    # MMEngine puts a group without parameters before them.
+    named = [g for g in wrapper.param_groups if g['params']]
+    rates = {g['param_name']: g['lr'] for g in named}
+
+    # Two blocks: embedding, both blocks and what is behind them.
+    assert rates['architecture.backbone.cls_token'] == 0.5**3
+    assert rates['architecture.backbone.layers.0.ln1.weight'] == 0.5**2
+    assert rates['architecture.backbone.layers.1.ln1.weight'] == 0.5
+    assert rates['architecture.head.layers.head.weight'] == 1.0
+    assert rates['distiller.distill_losses.loss_feature.projection.bias'] == 1

@@ -230,6 +230,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         outputs = type(recorder) is ModuleOutputsRecorder
         return outputs and recorder.source.startswith('head')
 
+    def get_layer_depth(self, param_name: str) -> tuple[int, int]:
+        """Depth of a parameter, for layer-wise decay of the learning rate.
+
+        Those of the distiller count as the student's last layer.
+        """
+        return self.student.get_layer_depth(
+            param_name.removeprefix('architecture.')
+        )
+
     def teacher_inputs(self, batch_inputs: Tensor) -> Tensor:
         """The student's batch in the teacher's normalisation."""
         if self.renormalize is None:
