@@ -5,6 +5,7 @@ from .connectors import (
     FeatureMapTokenizer,
     SuperpixelTokenizer,
     TokenMap,
+    TokenResizer,
     VisualTokens,
 )
 from .distillers import SeRKDDistiller
@@ -28,6 +29,7 @@ __all__ = [
     'TokenDistanceLoss',
     'TokenFeatureLoss',
     'TokenMap',
+    'TokenResizer',
     'TorchvisionBackbone',
     'VisualTokens',
 ]

@@ -1,0 +1,70 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmrazor.models.architectures.connectors.base_connector import (
+    BaseConnector,
+)
+from mmrazor.registry import MODELS
+
+from .visual_tokens import TokenMap
+
+
+@MODELS.register_module()
+class TokenResizer(BaseConnector):
+    """Tokens of another grid over the same image.
+
+    For networks whose grids have no common divisor worth pooling to, such as
+    the 16x16 tokens of patches of 14 pixels and the 14x14 of patches of 16:
+    cells of both grids then cover the same parts of the image. Bilinear, with
+    antialiasing where the grid gets coarser. Stands behind
+    :class:`VisualTokens` or :class:`FeatureMapTokenizer`.
+
+    Args:
+        hw: Height and width of the grid to resize to, in tokens.
+        init_cfg: Initialisation config.
+
+    Raises:
+        ValueError: If ``hw`` is no pair of positive integers.
+    """
+
+    def __init__(
+        self, hw: tuple[int, int], init_cfg: dict | None = None
+    ) -> None:
+        super().__init__(init_cfg)
+        pair = tuple(hw) if isinstance(hw, (tuple, list)) else (hw,)
+        if len(pair) != 2 or any(int(s) != s or s < 1 for s in pair):
+            raise ValueError(
+                'hw must be the height and width of a token grid, two '
+                f'positive integers, got {hw!r}'
+            )
+        self.hw = (int(pair[0]), int(pair[1]))
+
+    def forward_train(self, feature: TokenMap) -> TokenMap:
+        """Resize a token map.
+
+        Args:
+            feature: Tokens ``(B, H * W, C)`` with their grid.
+
+        Returns:
+            Tokens ``(B, h * w, C)`` with the grid ``hw``, in the same dtype.
+
+        Raises:
+            TypeError: If ``feature`` carries no grid.
+        """
+        if not isinstance(feature, TokenMap):
+            raise TypeError(
+                'TokenResizer needs tokens with their grid, got '
+                f'{type(feature).__name__}; put VisualTokens before it'
+            )
+        tokens, hw = feature
+        if hw == self.hw:
+            return feature
+        maps = tokens.transpose(1, 2).unflatten(2, hw)
+        # Antialiasing has no half-precision form on every device.
+        wide = torch.promote_types(tokens.dtype, torch.float32)
+        resized = F.interpolate(
+            maps.to(wide), self.hw, mode='bilinear', antialias=True
+        ).to(tokens.dtype)
+        return TokenMap(resized.flatten(2).transpose(1, 2), self.hw)
