@@ -41,7 +41,11 @@ def test_what_is_drawn_in_between_does_not_show() -> None:
     expected = draw()
     set_random_state(state)
 
-    with pytest.raises(KeyError), kept_random_state():
-        draw()
-        raise KeyError
+    def fail() -> None:
+        with kept_random_state():
+            draw()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert draw() == expected
