@@ -1,0 +1,133 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Which checkpoint of a run can be resumed from."""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from mmengine.runner import CheckpointLoader
+
+# What MMEngine's resume cannot do without.
+_NEEDED = ('meta', 'state_dict', 'message_hub')
+
+
+def why_unreadable(path: str | Path) -> str | None:
+    """Read a checkpoint as resuming does and say what is wrong with it.
+
+    Args:
+        path: Local file. A folder (as sharded checkpoints are) is not looked
+            into.
+
+    Returns:
+        The reason, or None if the checkpoint is sound.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        return None
+    if not os.path.isfile(path):
+        return 'the file does not exist'
+    if not os.path.getsize(path):
+        return 'the file is empty'
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged:
+                return f'the checksum of its part {damaged!r} is wrong'
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    except MemoryError:
+        raise
+    except Exception as error:
+        text = str(error).strip().splitlines() or ['']
+        return f'{type(error).__name__}: {text[0]}'
+    return _what_is_missing(checkpoint)
+
+
+def _what_is_missing(checkpoint: Any) -> str | None:
+    if not isinstance(checkpoint, dict):
+        return f'it holds a {type(checkpoint).__name__}, not a dict'
+    missing = [key for key in _NEEDED if key not in checkpoint]
+    if missing:
+        return (
+            f'it has no {", ".join(missing)}, so it is not the checkpoint of '
+            'a training run'
+        )
+    return None
+
+
+def choose_checkpoint(
+    named: str | None, work_dir: str, folder: str, template: str
+) -> tuple[str | None, dict[str, str]]:
+    """The checkpoint that a run resumes from.
+
+    Args:
+        named: The one that the user asks for, or None for the latest.
+        work_dir: Where ``last_checkpoint`` is.
+        folder: Where the run's checkpoints are.
+        template: Their names, with ``{}`` for the step.
+
+    Returns:
+        Its path, or None if the run has no checkpoint yet, and the reason
+        for each newer one that was refused.
+
+    Raises:
+        RuntimeError: If the named one cannot be read, or none of the run's.
+    """
+    if named is not None and '://' in named:
+        return named, {}
+    candidates = _candidates(work_dir, folder, template)
+    if candidates and '://' in candidates[0]:
+        return candidates[0], {}
+    if named is not None:
+        reason = why_unreadable(named)
+        if reason is None:
+            return named, {}
+        other, _ = _first_readable(candidates)
+        raise RuntimeError(
+            f'cannot resume from {named}: {reason}. The newest checkpoint of '
+            f'the work dir that can be read is {other}'
+        )
+    path, refused = _first_readable(candidates)
+    if path is None and refused:
+        reasons = '; '.join(f'{p}: {why}' for p, why in refused.items())
+        raise RuntimeError(
+            'cannot resume, as none of the checkpoints can be read. Remove '
+            f'them, or train without resume. {reasons}'
+        )
+    return path, refused
+
+
+def _candidates(work_dir: str, folder: str, template: str) -> list[str]:
+    """What ``last_checkpoint`` names, then the others, the newest first."""
+    first: list[str] = []
+    last = Path(work_dir, 'last_checkpoint')
+    if last.is_file():
+        # What is no text names no file either.
+        named = last.read_text(errors='replace').strip('\0 \n')
+        first = [named] if named else []
+    step = re.sub(r'\\{.*?\\}', r'\\d+', re.escape(template))
+    others = [
+        path
+        for path in (Path(folder).iterdir() if osp.isdir(folder) else ())
+        if re.fullmatch(step, path.name)
+    ]
+    others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    return first + [str(path) for path in others if str(path) not in first]
+
+
+def _first_readable(
+    paths: list[str],
+) -> tuple[str | None, dict[str, str]]:
+    """The first checkpoint that can be read, and why others cannot."""
+    refused: dict[str, str] = {}
+    for path in paths:
+        reason = why_unreadable(path)
+        if reason is None:
+            return path, refused
+        refused[path] = reason
+    return None, refused

@@ -1,0 +1,391 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Faults while checkpoints are written, and what resuming makes of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import CheckpointLoader
+
+from serkd_mm.engine import atomic_backend
+from tests.engine.runs import (
+    EPOCHS,
+    STEPS,
+    build_runner,
+    checkpoints_of,
+    log_of,
+    validation,
+)
+
+BEST = 'best_score_epoch_{}.pth'
+
+
+def train(work_dir: Path, **overrides: Any) -> Any:
+    runner = build_runner(work_dir, **overrides)
+    runner.train()
+    return runner
+
+
+def last(work_dir: Path) -> str:
+    return Path((work_dir / 'last_checkpoint').read_text()).name
+
+
+def resumed_epochs(work_dir: Path) -> str:
+    lines = log_of(work_dir).splitlines()
+    return [line for line in lines if 'resumed epoch' in line][-1]
+
+
+def break_off(path: Path, keep: float = 0.5) -> None:
+    """Leave the first part of a file, as a host's writer would."""
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+
+
+class FailsError(Exception):
+    pass
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let the n-th write from now on fail."""
+
+    def at(number: int) -> None:
+        write, calls = atomic_backend._write, []
+
+        def failing_write(path: Path, data: bytes) -> None:
+            calls.append(path)
+            if len(calls) == number:
+                write(path, data[:10])
+                raise FailsError
+            write(path, data)
+
+        monkeypatch.setattr(atomic_backend, '_write', failing_write)
+
+    return at
+
+
+def test_the_last_ones_are_kept_and_named(tmp_path: Path) -> None:
+    train(tmp_path, hooks=dict(checkpoint=dict(max_keep_ckpts=2)))
+
+    assert checkpoints_of(tmp_path) == ['epoch_2.pth', 'epoch_3.pth']
+    assert last(tmp_path) == 'epoch_3.pth'
+
+
+def test_by_iteration_too(tmp_path: Path) -> None:
+    hook = dict(by_epoch=False, interval=5, max_keep_ckpts=1, save_last=False)
+
+    train(tmp_path, hooks=dict(checkpoint=hook))
+
+    assert checkpoints_of(tmp_path) == ['iter_10.pth']
+    assert last(tmp_path) == 'iter_10.pth'
+
+
+# Every save writes a checkpoint and last_checkpoint.
+@pytest.mark.parametrize('write', [3, 4])
+def test_the_old_checkpoint_outlives_a_failed_save(
+    tmp_path: Path, failing: Any, write: int
+) -> None:
+    failing(write)
+
+    with pytest.raises(FailsError):
+        train(tmp_path, hooks=dict(checkpoint=dict(max_keep_ckpts=1)))
+
+    assert 'epoch_1.pth' in checkpoints_of(tmp_path)
+    assert last(tmp_path) == 'epoch_1.pth'
+    assert not list(tmp_path.glob('.*'))
+
+
+# Epoch 1: checkpoint, last, best, checkpoint, last; epoch 2 the same.
+@pytest.mark.parametrize('write', [8, 9, 10])
+def test_the_old_best_outlives_a_failed_save(
+    tmp_path: Path, failing: Any, write: int
+) -> None:
+    hook = dict(max_keep_ckpts=1, save_best='score', rule='greater')
+    failing(write)
+    runner = build_runner(
+        tmp_path, hooks=dict(checkpoint=hook), **validation(1, 2, 0)
+    )
+
+    with pytest.raises(FailsError):
+        runner.train()
+
+    assert BEST.format(1) in checkpoints_of(tmp_path)
+    assert last(tmp_path) == 'epoch_2.pth'
+    info = runner.message_hub.runtime_info
+    assert info['best_score'] == 1
+    assert Path(info['best_ckpt']).name == BEST.format(1)
+
+
+def test_a_run_goes_on_after_a_save_that_failed(
+    tmp_path: Path, failing: Any
+) -> None:
+    """Whoever catches the error finds the bookkeeping as it was."""
+    hook = dict(max_keep_ckpts=1, save_best='score', rule='greater')
+    runner = build_runner(
+        tmp_path, hooks=dict(checkpoint=hook), **validation(1, 2, 0)
+    )
+    (saver,) = (h for h in runner.hooks if hasattr(h, 'last_ckpt'))
+    save = saver._save_best_checkpoint
+
+    def going_on(*args: Any) -> None:
+        with contextlib.suppress(FailsError):
+            save(*args)
+
+    saver._save_best_checkpoint = going_on
+    # The second best one.
+    failing(8)
+
+    runner.train()
+
+    assert checkpoints_of(tmp_path) == [BEST.format(1), 'epoch_3.pth']
+    assert last(tmp_path) == 'epoch_3.pth'
+
+
+def test_best_checkpoints_replace_each_other(tmp_path: Path) -> None:
+    hook = dict(save_best='score', rule='less', max_keep_ckpts=1)
+
+    train(tmp_path, hooks=dict(checkpoint=hook), **validation(3, 2, 4))
+
+    assert checkpoints_of(tmp_path) == [BEST.format(2), 'epoch_3.pth']
+
+
+def test_published_checkpoints_hold_the_published_keys(
+    tmp_path: Path,
+) -> None:
+    hook = dict(published_keys=['meta', 'state_dict'])
+
+    train(tmp_path, hooks=dict(checkpoint=hook))
+
+    (published,) = tmp_path.glob('epoch_3-*.pth')
+    assert set(torch.load(published)) == {'meta', 'state_dict'}
+
+
+def test_another_folder_for_checkpoints(tmp_path: Path) -> None:
+    work, out = tmp_path / 'work', tmp_path / 'out'
+    hooks = dict(checkpoint=dict(out_dir=str(out), max_keep_ckpts=1))
+    train(work, hooks=hooks)
+    (work / 'last_checkpoint').unlink()
+
+    train(work, hooks=hooks, resume=True)
+
+    assert checkpoints_of(out / 'work') == ['epoch_3.pth']
+    assert 'epoch: 3' in resumed_epochs(work)
+
+
+@pytest.mark.parametrize('keep', [0, 0.5, 0.99])
+def test_a_broken_newest_checkpoint_is_passed_over(
+    tmp_path: Path, keep: float
+) -> None:
+    train(tmp_path)
+    break_off(tmp_path / 'epoch_3.pth', keep)
+
+    train(tmp_path, resume=True)
+
+    assert f'epoch: 2, iter: {2 * STEPS}' in resumed_epochs(tmp_path)
+    log = log_of(tmp_path)
+    assert f'Not resuming from {tmp_path / "epoch_3.pth"}: ' in log
+    assert f'Resuming from {tmp_path / "epoch_2.pth"} instead' in log
+    # Trained again and written again.
+    assert torch.load(tmp_path / 'epoch_3.pth')['meta']['epoch'] == 3
+
+
+def test_one_flipped_byte_is_found(tmp_path: Path) -> None:
+    train(tmp_path)
+    path = tmp_path / 'epoch_3.pth'
+    data = bytearray(path.read_bytes())
+    weight = torch.load(path)['state_dict']['layer.weight'].numpy().tobytes()
+    data[data.index(weight)] ^= 1
+    path.write_bytes(data)
+
+    train(tmp_path, resume=True)
+
+    assert 'epoch: 2' in resumed_epochs(tmp_path)
+    assert 'checksum' in log_of(tmp_path)
+
+
+@pytest.mark.parametrize('content', ['', '/nowhere/epoch_9.pth'])
+def test_a_last_checkpoint_that_names_nothing_is_passed_over(
+    tmp_path: Path, content: str
+) -> None:
+    train(tmp_path)
+    (tmp_path / 'last_checkpoint').write_text(content)
+
+    train(tmp_path, resume=True)
+
+    assert 'epoch: 3' in resumed_epochs(tmp_path)
+
+
+def test_a_moved_work_dir_resumes(tmp_path: Path) -> None:
+    train(tmp_path / 'old')
+    shutil.move(tmp_path / 'old', tmp_path / 'new')
+
+    train(tmp_path / 'new', resume=True)
+
+    assert 'epoch: 3' in resumed_epochs(tmp_path / 'new')
+    assert 'does not exist' in log_of(tmp_path / 'new')
+
+
+def test_resuming_where_nothing_was_written_starts(tmp_path: Path) -> None:
+    tmp_path.joinpath('last_checkpoint').touch()
+
+    runner = train(tmp_path, resume=True)
+
+    assert runner.iter == EPOCHS * STEPS
+
+
+def test_nothing_readable_is_an_error_and_no_fresh_start(
+    tmp_path: Path,
+) -> None:
+    train(tmp_path)
+    for path in tmp_path.glob('*.pth'):
+        break_off(path)
+
+    with pytest.raises(RuntimeError, match='none of the checkpoints') as error:
+        train(tmp_path, resume=True)
+
+    for epoch in range(1, EPOCHS + 1):
+        assert f'epoch_{epoch}.pth: ' in str(error.value)
+
+
+def test_a_named_checkpoint_is_not_exchanged(tmp_path: Path) -> None:
+    train(tmp_path)
+    broken = tmp_path / 'epoch_2.pth'
+    break_off(broken)
+
+    with pytest.raises(RuntimeError) as error:
+        train(tmp_path, resume=True, load_from=str(broken))
+
+    assert f'cannot resume from {broken}: ' in str(error.value)
+    assert str(tmp_path / 'epoch_3.pth') in str(error.value)
+
+
+def test_weights_alone_cannot_be_resumed_from(tmp_path: Path) -> None:
+    train(tmp_path)
+    state = torch.load(tmp_path / 'epoch_3.pth')['state_dict']
+    torch.save(dict(state_dict=state), tmp_path / 'weights.pth')
+
+    with pytest.raises(RuntimeError, match='has no meta, message_hub'):
+        train(tmp_path, resume=True, load_from=str(tmp_path / 'weights.pth'))
+
+
+def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    leftover = tmp_path / '.epoch_3.pth.123.partial'
+    leftover.write_bytes(b'half')
+
+    train(tmp_path)
+
+    assert not leftover.exists()
+    assert f'Removed the unfinished {leftover}' in log_of(tmp_path)
+
+
+class Stop(Hook):
+    """End the run when the validation of an epoch begins."""
+
+    def before_val(self, runner: Any) -> None:
+        if runner.epoch == 2:
+            raise FailsError
+
+
+@pytest.mark.parametrize('interval', [1, 2])
+def test_a_validation_that_did_not_end_is_made_up_for(
+    tmp_path: Path, interval: int
+) -> None:
+    hooks = dict(checkpoint=dict(save_best='score', rule='greater'))
+    with pytest.raises(FailsError):
+        train(
+            tmp_path,
+            hooks=dict(**hooks, stop=Stop()),
+            **validation(*([1] * (interval == 1)), interval=interval),
+        )
+    assert last(tmp_path) == 'epoch_2.pth'
+
+    train(
+        tmp_path,
+        hooks=hooks,
+        resume=True,
+        **validation(5, 2, interval=interval),
+    )
+
+    assert BEST.format(2) in checkpoints_of(tmp_path)
+    assert 'Validating first' in log_of(tmp_path)
+
+
+def test_a_validation_that_was_not_due_is_not_made_up_for(
+    tmp_path: Path,
+) -> None:
+    train(tmp_path, **validation(1, interval=3))
+
+    train(
+        tmp_path,
+        resume=True,
+        load_from=str(tmp_path / 'epoch_1.pth'),
+        **validation(1, interval=3),
+    )
+
+    assert 'Validating first' not in log_of(tmp_path)
+
+
+def test_file_client_args_are_refused() -> None:
+    with pytest.raises(ValueError, match='backend_args'):
+        build_runner(
+            Path(os.devnull).parent,
+            hooks=dict(checkpoint=dict(file_client_args=dict(backend='disk'))),
+        )
+
+
+# The n-th write of a run that keeps one checkpoint is killed halfway.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from serkd_mm.engine import atomic_backend
+from tests.engine.runs import build_runner
+
+calls = []
+write = atomic_backend._write
+
+def halfway(path, data):
+    calls.append(path)
+    if len(calls) == int(sys.argv[2]):
+        write(path, data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, data)
+
+atomic_backend._write = halfway
+hooks = dict(checkpoint=dict(max_keep_ckpts=1))
+build_runner(Path(sys.argv[1]), hooks=hooks).train()
+"""
+
+
+# The second checkpoint, and the last_checkpoint that names it.
+@pytest.mark.parametrize('write', [3, 4])
+def test_a_run_killed_while_it_writes_resumes(
+    tmp_path: Path, write: int
+) -> None:
+    root = str(Path(__file__).resolve().parents[3])
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', KILLED, tmp_path, str(write)],
+        env={**os.environ, 'PYTHONPATH': root},
+        capture_output=True,
+    )
+
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob('.*.partial'))) == 1
+    assert last(tmp_path) == 'epoch_1.pth'
+    for name in checkpoints_of(tmp_path):
+        CheckpointLoader.load_checkpoint(str(tmp_path / name))
+    runner = train(
+        tmp_path, hooks=dict(checkpoint=dict(max_keep_ckpts=1)), resume=True
+    )
+    assert f'epoch: 1, iter: {STEPS}' in resumed_epochs(tmp_path)
+    assert runner.iter == EPOCHS * STEPS
+    assert not list(tmp_path.glob('.*.partial'))
