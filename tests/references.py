@@ -227,3 +227,65 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
         return unit @ unit.transpose(1, 2)
 
     return F.smooth_l1_loss(psi(student), psi(teacher.detach()))
+
+
+def _classify(weight: Tensor, bias: Tensor, feature: Tensor) -> Tensor:
+    """Scores of one position, one class after the other."""
+    return torch.stack(
+        [
+            sum(w * x for w, x in zip(row, feature)) + b
+            for row, b in zip(weight, bias)
+        ]
+    )
+
+
+def _log_softmax(scores: Tensor) -> Tensor:
+    return scores - torch.log(torch.exp(scores).sum())
+
+
+def cskd_reference(
+    tokens: Tensor,
+    maps: Tensor,
+    student_classifier: tuple[Tensor, Tensor],
+    teacher_classifier: tuple[Tensor, Tensor],
+    alpha: float,
+    target: str = 'hard',
+    tau: float = 1.0,
+) -> Tensor:
+    """CSKD from the student's tokens and the teacher's last map.
+
+    Args:
+        tokens: Visual tokens of the student, ``(B, h, w, Cs)``.
+        maps: Last map of the teacher, ``(B, Ct, H, W)``; ``H`` divides ``h``.
+        student_classifier: Weight and bias.
+        teacher_classifier: Weight and bias.
+        alpha: Weight of the local logits.
+        target: ``'hard'`` or ``'soft'``.
+        tau: Temperature of the soft target.
+    """
+    tokens, maps = tokens.double(), maps.detach().double()
+    batch, channels, rows, cols = maps.shape
+    step_y, step_x = tokens.shape[1] // rows, tokens.shape[2] // cols
+    total = tokens.sum() * 0
+    for b in range(batch):
+        # What the teacher says of the whole image: pooling, then classifier.
+        pooled = torch.stack([maps[b, c].mean() for c in range(channels)])
+        global_logits = _classify(*teacher_classifier, pooled)
+        for y in range(rows):
+            for x in range(cols):
+                local_logits = _classify(*teacher_classifier, maps[b, :, y, x])
+                blend = alpha * local_logits + (1 - alpha) * global_logits
+                # The student's logits, each token's own, averaged.
+                own = [
+                    _classify(*student_classifier, tokens[b, v, u])
+                    for v in range(y * step_y, (y + 1) * step_y)
+                    for u in range(x * step_x, (x + 1) * step_x)
+                ]
+                logits = sum(own) / len(own)
+                if target == 'hard':
+                    total = total - _log_softmax(logits)[blend.argmax()]
+                    continue
+                wanted = _log_softmax(blend / tau)
+                gap = wanted - _log_softmax(logits / tau)
+                total = total + tau**2 * (torch.exp(wanted) * gap).sum()
+    return total / (batch * rows * cols)

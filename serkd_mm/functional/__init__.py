@@ -2,11 +2,15 @@
 """The mathematics of SeRKD as pure functions of tensors."""
 
 from .relation import angle_loss, distance_loss
+from .spatial import dense_logits, local_weight, spatial_distill_loss
 from .superpixel import superpixel_grid, superpixel_tokens
 
 __all__ = [
     'angle_loss',
+    'dense_logits',
     'distance_loss',
+    'local_weight',
+    'spatial_distill_loss',
     'superpixel_grid',
     'superpixel_tokens',
 ]

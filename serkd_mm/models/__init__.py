@@ -11,6 +11,7 @@ from .connectors import (
 from .distillers import SeRKDDistiller
 from .heads import DeiTDistillHead
 from .losses import (
+    CSKDLoss,
     HardDistillLoss,
     TokenAngleLoss,
     TokenDistanceLoss,
@@ -18,6 +19,7 @@ from .losses import (
 )
 
 __all__ = [
+    'CSKDLoss',
     'DeiTDistillHead',
     'FeatureMapTokenizer',
     'FrozenTeacherDistill',

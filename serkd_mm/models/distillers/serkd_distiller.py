@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 from mmrazor.models.distillers import ConfigurableDistiller
-from mmrazor.models.task_modules import RecorderManager
+from mmrazor.models.task_modules import (
+    ParameterRecorder,
+    RecorderManager,
+)
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
@@ -132,18 +135,22 @@ class SeRKDDistiller(ConfigurableDistiller):
 def _check_sources(
     recorders: RecorderManager, model: nn.Module, side: str
 ) -> None:
-    """Name the nearest modules when a module recorder's source is unknown."""
-    modules = [name for name, _ in model.named_modules() if name]
+    """Name the nearest modules or parameters when a source is unknown."""
     for name, recorder in recorders.recorders.items():
-        if not type(recorder).__name__.startswith('Module'):
+        if isinstance(recorder, ParameterRecorder):
+            kind, known = 'parameter', model.named_parameters()
+        elif type(recorder).__name__.startswith('Module'):
+            kind, known = 'module', model.named_modules()
+        else:
             continue
-        if recorder.source not in modules:
+        names = [known_name for known_name, _ in known if known_name]
+        if recorder.source not in names:
             near = difflib.get_close_matches(
-                recorder.source, modules, n=3, cutoff=0
+                recorder.source, names, n=3, cutoff=0
             )
             raise ValueError(
                 f'source {recorder.source!r} of {side} recorder {name!r} is '
-                f'no module of the {side} ({type(model).__name__}); nearest '
+                f'no {kind} of the {side} ({type(model).__name__}); nearest '
                 f'names: {", ".join(near)}; change '
                 f'distiller.{side}_recorders.{name}.source'
             )
