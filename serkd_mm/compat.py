@@ -22,10 +22,9 @@ from torch import nn
 
 
 def apply() -> None:
-    """Make the installed stack importable and its checkpoints loadable."""
+    """Make the installed stack importable and own configs findable."""
     _import_torchvision()
     _import_mmrazor()
-    _allow_mmengine_checkpoints()
     _find_own_configs()
 
 
@@ -91,42 +90,6 @@ def _torch_has_quantization_names() -> bool:
 
     names = ('reverse2', 'reverse3', 'reverse_sequential_wrapper2')
     return all(hasattr(fuser_method_mappings, name) for name in names)
-
-
-def _allow_mmengine_checkpoints() -> None:
-    """Load MMEngine's own checkpoints where torch loads weights only.
-
-    torch >= 2.6 refuses the log history that MMEngine stores beside the
-    weights. Only what those files hold is allowed: the history buffer, plain
-    numpy arrays and scalars, and, in place of ``getattr``, a lookup of the
-    history buffer's own statistics.
-    """
-    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
-        return
-    from mmengine.logging import HistoryBuffer
-
-    scalar = np.float64(0).__reduce__()[0]
-    array = np.zeros(1).__reduce__()[0]
-    allowed: list[Any] = [HistoryBuffer, np.dtype, np.ndarray]
-    allowed += {type(np.dtype(code)) for code in '?bhilqBHILQefd'}
-    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-        allowed.append((scalar, f'{module}.scalar'))
-        allowed.append((array, f'{module}._reconstruct'))
-    allowed.append((_history_statistic, 'builtins.getattr'))
-    torch.serialization.add_safe_globals(allowed)
-
-
-def _history_statistic(owner: type, name: str) -> Any:
-    """Stand-in for ``getattr`` while a checkpoint is read."""
-    from mmengine.logging import HistoryBuffer
-
-    if owner is not HistoryBuffer or name not in _HISTORY_STATISTICS:
-        raise ValueError(
-            f'refused to read attribute {name!r} of {owner!r} while loading '
-            'a checkpoint; only the statistics of mmengine.logging.'
-            f'HistoryBuffer are allowed: {sorted(_HISTORY_STATISTICS)}'
-        )
-    return getattr(owner, name)
 
 
 def _find_own_configs() -> None:
@@ -255,6 +218,5 @@ def prepare_cpu_distributed(cfg: Any) -> None:
     cfg.setdefault('model_wrapper_cfg', wrapper)
 
 
-_HISTORY_STATISTICS = frozenset(('min', 'max', 'mean', 'current'))
 _CONFIG_PREFIX = 'serkd_mm::'
 _KEPT_ALIVE: list[Any] = []

@@ -7,8 +7,6 @@ imports are concerned, and is skipped where the installed stack has none.
 
 from __future__ import annotations
 
-import os
-import pickle
 import socket
 import subprocess
 import sys
@@ -17,13 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import mmrazor
-import numpy as np
 import pytest
 import torch
 from mmengine import hub
 from mmengine.config import Config, ConfigDict
-from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader
 from mmrazor.models.algorithms import BaseAlgorithm
 from torch import nn
 
@@ -93,117 +88,6 @@ def test_mmrazor_sees_the_true_torch_version_after_its_import() -> None:
     assert version[:2] == tuple(
         int(part) for part in torch.__version__.split('.')[:2]
     )
-
-
-@pytest.fixture
-def without_safe_globals() -> Iterator[None]:
-    """torch as it is before the package allows anything."""
-    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
-        pytest.skip('this torch loads any pickle')
-    allowed = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    yield
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(allowed)
-
-
-def mmengine_checkpoint(folder: Path) -> str:
-    """The kinds of content of the files that MMEngine's Runner writes."""
-    history = HistoryBuffer()
-    for value in (0.5, 0.25):
-        history.update(value)
-    path = folder / 'epoch_1.pth'
-    torch.save(
-        dict(
-            state_dict={'weight': torch.ones(2)},
-            meta=dict(epoch=1, seed=np.int64(3)),
-            message_hub=dict(
-                log_scalars={'train/loss': history},
-                runtime_info=dict(
-                    lr=np.float64(0.1),
-                    half=np.float32(0.5),
-                    counts=np.arange(3),
-                    flags=np.array([True, False]),
-                ),
-            ),
-        ),
-        path,
-    )
-    return str(path)
-
-
-def test_torch_refuses_mmengine_checkpoints_without_the_cure(
-    tmp_path: Path, without_safe_globals: None
-) -> None:
-    path = mmengine_checkpoint(tmp_path)
-    try:
-        torch.load(path)
-    except pickle.UnpicklingError:
-        return
-    pytest.skip('this torch loads any pickle')
-
-
-def test_mmengine_checkpoints_load_where_torch_loads_weights_only(
-    tmp_path: Path, without_safe_globals: None
-) -> None:
-    path = mmengine_checkpoint(tmp_path)
-    compat._allow_mmengine_checkpoints()
-
-    for content in (
-        torch.load(path, weights_only=True),
-        CheckpointLoader.load_checkpoint(path, map_location='cpu'),
-    ):
-        hub_content = content['message_hub']
-        history = hub_content['log_scalars']['train/loss']
-        assert history.data[0].tolist() == [0.5, 0.25]
-        assert history.mean() == 0.375
-        assert history.statistics('max') == 0.5
-        info = hub_content['runtime_info']
-        assert (info['lr'], info['half']) == (0.1, 0.5)
-        assert info['counts'].tolist() == [0, 1, 2]
-        assert info['flags'].tolist() == [True, False]
-        assert content['meta']['seed'] == 3
-
-
-class Call:
-    """Pickles as a call that is made while unpickling."""
-
-    def __init__(self, function: Any, *args: Any) -> None:
-        self.call = function, args
-
-    def __reduce__(self) -> tuple:
-        return self.call
-
-
-def _evil(marker: str) -> dict[str, Any]:
-    write = f'open({marker!r}, "w").close()'
-    return {
-        'os.system': Call(os.system, f'touch {marker}'),
-        'builtins.eval': Call(eval, write),
-        'builtins.exec': Call(exec, write),
-        'subprocess': Call(subprocess.call, ['touch', marker]),
-        'getattr of an array': Call(getattr, np.ndarray, 'tofile'),
-        'getattr of an arrays mean': Call(getattr, np.ndarray, 'mean'),
-        'getattr of a dunder': Call(getattr, HistoryBuffer, '__init__'),
-        'getattr of a method': Call(
-            getattr, HistoryBuffer, 'register_statistics'
-        ),
-        'getattr of an instance': Call(getattr, HistoryBuffer(), 'mean'),
-    }
-
-
-@pytest.mark.parametrize('kind', list(_evil('')))
-def test_a_checkpoint_that_asks_for_more_is_refused_and_nothing_runs(
-    tmp_path: Path, kind: str
-) -> None:
-    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
-        pytest.skip('this torch loads any pickle')
-    marker, path = tmp_path / 'ran', tmp_path / 'evil.pth'
-    torch.save({'state_dict': _evil(str(marker))[kind]}, path)
-
-    with pytest.raises((pickle.UnpicklingError, ValueError)):
-        torch.load(path, weights_only=True)
-    assert not marker.exists()
 
 
 class Activations(nn.Module):
