@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-_NUMBERS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8')
-_NUMBERS += ('f2', 'f4', 'f8')
+_NUMBERS = 'b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8'.split()
 _STATISTICS = ('current', 'max', 'mean', 'min')
 
 
@@ -49,7 +48,8 @@ def allowed_globals() -> dict[str, Any]:
         allowed[f'{package}.multiarray.scalar'] = _number
     # torch sets the state of an array or type if its class is among the
     # values. A name with a line break is one that no pickle can spell.
-    for kind in (np.ndarray, *(type(np.dtype(code)) for code in _NUMBERS)):
+    kinds: list[type] = [type(np.dtype(code)) for code in _NUMBERS]
+    for kind in (np.ndarray, *kinds):
         allowed[f'\n{kind.__name__}'] = kind
     return allowed
 
@@ -74,7 +74,7 @@ def load_restricted(file: BinaryIO, map_location: Any = None) -> Any:
 
 
 # The one in Python: that in C takes no other way to set states.
-_Unpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+_Unpickler: Any = pickle._Unpickler
 
 
 class _RestrictedUnpickler(_Unpickler):
