@@ -8,8 +8,10 @@ fails without it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +164,43 @@ def disable_inplace(model: nn.Module) -> None:
             setattr(module, 'inplace', False)  # noqa: B010
 
 
-# The shape rule of an operator; PyTorch 2.1 to 2.3 have the former name.
-register_fake = getattr(
-    torch.library, 'register_fake', None
-) or torch.library.impl_abstract  # fmt: skip
+def disable_old_dynamo(function: Callable) -> Callable:
+    """Leave a function out of the graphs of Dynamo before PyTorch 2.4.
+
+    There it fails on autograd functions whose backward may raise; later ones
+    take the function into their graphs.
+    """
+    if hasattr(torch.library, 'register_autograd'):  # since PyTorch 2.4
+        return function
+    return torch.compiler.disable(function)
+
+
+@contextlib.contextmanager
+def ieee_matmul() -> Iterator[None]:
+    """Float32 matrix products in full float32, whatever the user has set.
+
+    PyTorch 2.9 replaced the setting, and refuses to mix both forms.
+    """
+    if not hasattr(torch.backends, 'fp32_precision'):
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision('highest')
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+        return
+    matmuls: list[Any] = [
+        torch.backends.cuda.matmul,
+        getattr(torch.backends.mkldnn, 'matmul'),  # noqa: B009
+    ]
+    settings = [matmul.fp32_precision for matmul in matmuls]
+    try:
+        for matmul in matmuls:
+            matmul.fp32_precision = 'ieee'
+        yield
+    finally:
+        for matmul, setting in zip(matmuls, settings):
+            matmul.fp32_precision = setting
 
 
 def compile_module(model: nn.Module, **options: Any) -> None:

@@ -215,7 +215,7 @@ def check_pair(student: Tensor, teacher: Tensor) -> torch.dtype:
     for name, side in (('student', student), ('teacher', teacher)):
         if not side.is_floating_point():
             raise TypeError(f'{name} must be floating point, got {side.dtype}')
-        if side.dim() != 3 or 0 in side.shape:
+        if side.dim() != 3 or side.numel() == 0:
             raise ValueError(
                 f'{name} must be a non-empty (B, K, C) tensor, got shape '
                 f'{tuple(side.shape)}'

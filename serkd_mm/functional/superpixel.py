@@ -282,7 +282,7 @@ def _pair(value: int | tuple[int, int], name: str) -> tuple[int, int]:
 def _check_tokens(tokens: Tensor, hw: tuple[int, int]) -> tuple[int, int]:
     if not tokens.is_floating_point():
         raise TypeError(f'tokens must be floating point, got {tokens.dtype}')
-    if tokens.dim() != 3 or 0 in tokens.shape:
+    if tokens.dim() != 3 or tokens.numel() == 0:
         raise ValueError(
             'tokens must be a non-empty (B, N, C) tensor, got shape '
             f'{tuple(tokens.shape)}'

@@ -58,6 +58,7 @@ _OPERATORS.define(
 )
 
 
+@compat.disable_old_dynamo
 def fused_angle_loss(student: Tensor, teacher: Tensor, impl: str) -> Tensor:
     """Angle loss whose sums over triples are left to ``TERMS[impl]``."""
     check_pair(student, teacher)
@@ -134,7 +135,7 @@ def angle_forward(
     return total.mul_(mean), laplacian.mul_(mean)
 
 
-@compat.register_fake('serkd_mm::angle_forward')
+@torch.library.impl(_OPERATORS, 'angle_forward', 'Meta')
 def _outputs(
     student: Tensor, teacher: Tensor, impl: str, wanted: bool
 ) -> tuple[Tensor, Tensor]:
@@ -165,7 +166,7 @@ def angle_backward(
     return grad
 
 
-@compat.register_fake('serkd_mm::angle_backward')
+@torch.library.impl(_OPERATORS, 'angle_backward', 'Meta')
 def _gradient(student: Tensor, laplacian: Tensor, upstream: Tensor) -> Tensor:
     return torch.empty_like(student)
 
@@ -214,17 +215,5 @@ def full_precision(device_type: str) -> Iterator[None]:
     The gradient is a product with a Laplacian matrix, differences of tokens
     in effect, of which 10 bits leave nothing where tokens are close together.
     """
-    backends: list[Any] = [torch.backends.cuda.matmul]
-    setting: tuple[str, Any] = ('allow_tf32', False)
-    if hasattr(backends[0], 'fp32_precision'):  # since PyTorch 2.9
-        backends.append(getattr(torch.backends.mkldnn, 'matmul'))  # noqa: B009
-        setting = ('fp32_precision', 'ieee')
-    before = [getattr(backend, setting[0]) for backend in backends]
-    try:
-        for backend in backends:
-            setattr(backend, *setting)
-        with torch.autocast(device_type, enabled=False):
-            yield
-    finally:
-        for backend, value in zip(backends, before):
-            setattr(backend, setting[0], value)
+    with compat.ieee_matmul(), torch.autocast(device_type, enabled=False):
+        yield

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
+import importlib.metadata
 from typing import Any
 
 import torch
@@ -36,7 +36,10 @@ from .relation_fused import TERMS, fused_angle_loss
 
 MAX_TOKENS = 256
 
-_INSTALLED = importlib.util.find_spec('triton') is not None
+try:
+    _INSTALLED = int(importlib.metadata.version('triton').split('.')[0]) >= 3
+except importlib.metadata.PackageNotFoundError:
+    _INSTALLED = False
 
 # triton.language, set when the kernel is first asked for.
 tl: Any = None
@@ -80,7 +83,8 @@ def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
         )
     if not triton_installed():
         raise RuntimeError(
-            "impl='triton' needs the package triton, which is not installed; "
+            "impl='triton' needs the package triton, 3.0 or newer, which is "
+            'not installed; '
             "use impl='chunked'"
         )
     on_cuda = student.is_cuda and teacher.is_cuda
@@ -93,7 +97,7 @@ def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def triton_installed() -> bool:
-    """Whether Triton can be imported, without importing it."""
+    """Whether Triton 3 or newer is there, without importing it."""
     return _INSTALLED
 
 

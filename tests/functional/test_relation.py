@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from serkd_mm.functional import angle_loss, distance_loss
 from tests.references import (
@@ -537,7 +537,7 @@ class LargestTensor(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
+        for leaf in tree_flatten(out)[0]:
             if isinstance(leaf, torch.Tensor):
                 self.numel = max(self.numel, leaf.numel())
         return out

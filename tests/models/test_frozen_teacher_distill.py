@@ -35,6 +35,17 @@ from .builders import (
     vit_config,
 )
 
+
+def half_convolution() -> bool:
+    """Whether CPUs convolve in half precision, as since PyTorch 2.3."""
+    try:
+        torch.nn.functional.conv2d(*torch.zeros(2, 1, 1, 1, 1).half())
+    except RuntimeError:
+        return False
+    return True
+
+
+RECENT_DYNAMO = hasattr(torch.library, 'register_autograd')
 STOCHASTIC = dict(drop_rate=0.3, drop_path_rate=0.4)
 BASE = dict(type='ClsDataPreprocessor', num_classes=CLASSES)
 RGB = dict(
@@ -361,7 +372,14 @@ def test_a_deep_copy_records_its_own_student() -> None:
     ('convert', 'dtype'),
     [
         (lambda model: model.double(), torch.float64),
-        (lambda model: model.half(), torch.float16),
+        pytest.param(
+            lambda model: model.half(),
+            torch.float16,
+            marks=pytest.mark.skipif(
+                not half_convolution(),
+                reason='this PyTorch has none in half precision on CPUs',
+            ),
+        ),
         (lambda model: model.to(torch.bfloat16), torch.bfloat16),
         (lambda model: model.half().float(), torch.float32),
     ],
@@ -896,10 +914,15 @@ def test_a_compiled_teacher_is_one_graph_and_gives_the_same_losses() -> None:
 
     for name, loss in expected.items():
         torch.testing.assert_close(actual[name], loss)
-    assert len(graphs) == 1
+    # Several before PyTorch 2.4.
+    if RECENT_DYNAMO:
+        assert len(graphs) == 1
     assert not any('_orig_mod' in name for name in model.state_dict())
 
 
+@pytest.mark.skipif(
+    not RECENT_DYNAMO, reason='Dynamo fails on it before PyTorch 2.4'
+)
 def test_a_compiled_training_step_gives_the_same_losses_and_weights() -> None:
     def trained(compiled: bool) -> tuple[list[Tensor], dict[str, Tensor]]:
         torch.manual_seed(0)
