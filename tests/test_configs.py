@@ -68,11 +68,19 @@ TOKENS_OF = {
 
 
 def read(name: str, **options: Any) -> Config:
-    """A config with options, as ``--cfg-options`` would set them."""
+    """A config with options, as ``--cfg-options`` would set them.
+
+    Without the trial at building: the tests that need it ask for it, and the
+    others take a step.
+    """
     cfg = Config.fromfile(CONFIGS / name)
     if 'teacher' in cfg.model:
         cfg.merge_from_dict(
-            {'model.teacher_ckpt': None, 'model.allow_random_teacher': True}
+            {
+                'model.teacher_ckpt': None,
+                'model.allow_random_teacher': True,
+                'model.input_size': 0,
+            }
         )
     cfg.merge_from_dict(options)
     return cfg
@@ -558,10 +566,10 @@ def test_a_teacher_with_another_grid_says_what_to_change() -> None:
             f'{FEATURE}.teacher_channels': 32,
         },
     )
-    model = build(cfg)
+    cfg.model.input_size = None
 
     with pytest.raises(ValueError, match='same token grid') as error:
-        step(cfg, model)
+        build(cfg)
     assert '(2, 64, 48) and (2, 256, 32)' in str(error.value)
 
 
@@ -588,15 +596,68 @@ def test_a_student_without_distillation_token_is_told_the_nearest() -> None:
     assert 'nearest names: head.layers.head,' in str(error.value)
 
 
-def test_a_stride_that_does_not_divide_the_map_is_named() -> None:
-    cfg = read(
-        'cnn/serkd-avg_resnet101_resnet18_8xb32_in1k.py',
-        **{f'{CONNECTORS}.stage1.0.stride': 5},
-    )
-    model = build(cfg)
+SERKD_CNN = 'cnn/serkd-avg_resnet101_resnet18_8xb32_in1k.py'
+STAGE1 = 'model.distiller.{side}_recorders.stage1.source'
+STAGE1_IDX = 'model.distiller.loss_forward_mappings.{loss}.preds_{S}.data_idx'
+MISTAKES = {
+    'a stride': (
+        SERKD_CNN,
+        {f'{CONNECTORS}.stage1.0.stride': 5},
+        ValueError,
+        r'stride \(5, 5\) does not divide the map of H=56, W=56',
+    ),
+    'a stage': (
+        SERKD_CNN,
+        {
+            STAGE1.format(side='student'): 'backbone',
+            STAGE1_IDX.format(loss='loss_distance1', S='S'): 1,
+        },
+        ValueError,
+        r"'stage1' \(source 'backbone'\) recorded 1 items, data_idx=1",
+    ),
+    'no distillation token': (
+        'quickstart/serkd.py',
+        {'model.architecture.backbone.type': 'VisionTransformer'},
+        TypeError,
+        'DeiTDistillHead needs a class and a distillation token',
+    ),
+    'classes': (
+        'methods/cskd_deit-ti.py',
+        {
+            'data_preprocessor.num_classes': 10,
+            'model.architecture.head.num_classes': 10,
+        },
+        ValueError,
+        '10 classes and the teacher 1000',
+    ),
+}
 
-    with pytest.raises(ValueError, match=r'stride \(5, 5\).*H=56, W=56'):
-        step(cfg, model)
+
+@pytest.mark.slow
+@pytest.mark.parametrize('mistake', list(MISTAKES))
+def test_a_mistake_is_named_when_the_config_is_built(mistake: str) -> None:
+    name, options, kind, message = MISTAKES[mistake]
+    cfg = read(name, **options)
+    cfg.model.input_size = Config.fromfile(CONFIGS / name).model.get(
+        'input_size'
+    )
+
+    with pytest.raises(kind, match=message):
+        build(cfg)
+
+
+@pytest.mark.parametrize('name', DISTILLED)
+def test_a_config_is_tried_at_the_size_of_its_images(name: str) -> None:
+    cfg = Config.fromfile(CONFIGS / name)
+
+    own = cfg.model.architecture.backbone.get('img_size')
+    pipeline = cfg.train_dataloader.dataset.get('dataset', {})
+    pipeline = pipeline.get('pipeline') or cfg.train_dataloader.dataset.get(
+        'pipeline'
+    )
+    crops = [t for t in pipeline if 'Crop' in t.type]
+    wanted = crops[-1].get('scale') or crops[-1].crop_size if crops else own
+    assert cfg.model.get('input_size', own) == wanted
 
 
 def test_hard_distillation_refuses_a_teacher_of_other_classes() -> None:

@@ -17,11 +17,12 @@ from mmengine.runner import load_checkpoint
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from serkd_mm.models.algorithms import frozen_teacher_distill
+from serkd_mm.models.algorithms import checks, frozen_teacher_distill
 from serkd_mm.models.algorithms.renormalize import Renormalize
 
 from .builders import (
     CLASSES,
+    STUDENT_WIDTH,
     algorithm_config,
     batch,
     build,
@@ -1005,7 +1006,7 @@ def test_a_distillation_head_that_nothing_trains_is_announced(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(
-        frozen_teacher_distill,
+        checks,
         'print_log',
         lambda text, **_: said.append(text),
     )
@@ -1047,6 +1048,11 @@ def test_what_goes_into_heads_of_other_classes_may_be_compared() -> None:
         distiller[f'{side}_recorders']['logits'] = dict(
             type='ModuleInputs', source=f'head.layers.{source}'
         )
+    for record in distiller['loss_forward_mappings']['loss_kd'].values():
+        record['data_idx'] = 0
+    # Of the same widths, which the logits of other classes are not.
+    teacher['backbone']['arch']['embed_dims'] = STUDENT_WIDTH
+    teacher['head']['in_channels'] = STUDENT_WIDTH
     build(teacher=teacher, distiller=distiller)
 
 

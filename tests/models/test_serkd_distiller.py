@@ -272,7 +272,9 @@ def test_records_are_released_after_the_losses() -> None:
 
 
 def test_records_are_released_when_a_loss_raises() -> None:
-    model = build(distiller=scaled_config('TestBroken', connector_idx=0))
+    model = build(
+        distiller=scaled_config('TestBroken', connector_idx=0), input_size=0
+    )
 
     for _ in range(2):
         with pytest.raises(FloatingPointError, match='broken loss'):
@@ -348,11 +350,30 @@ def test_a_record_beyond_those_made_is_named() -> None:
     cfg = distiller_config(losses=('loss_kd',))
     mapping = cfg['loss_forward_mappings']['loss_kd']
     mapping['preds_T']['record_idx'] = 1
-    model = build(distiller=cfg)
 
     with pytest.raises(RuntimeError, match='record_idx=1 needs 2') as error:
-        losses_of(model)
+        build(distiller=cfg)
     assert 'recorded 1 outputs' in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('source', 'data_idx', 'message'),
+    [
+        ('backbone', 1, 'recorded 1 items, data_idx=1 needs 2; let the back'),
+        ('backbone.ln1', 0, 'recorded one Tensor, of which data_idx=0'),
+    ],
+)
+def test_a_stage_that_the_backbone_does_not_output_is_named(
+    source: str, data_idx: int, message: str
+) -> None:
+    cfg = distiller_config(losses=('loss_feature',))
+    cfg['teacher_recorders']['tokens'] = recorder(source)
+    mapping = cfg['loss_forward_mappings']['loss_feature']
+    mapping['preds_T']['data_idx'] = data_idx
+
+    with pytest.raises(ValueError, match=message) as error:
+        build(distiller=cfg)
+    assert f"teacher recorder 'tokens' (source '{source}')" in str(error.value)
 
 
 def test_a_loss_without_mapping_is_refused() -> None:

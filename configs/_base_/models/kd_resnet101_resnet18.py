@@ -3,6 +3,7 @@
 model = dict(
     _scope_='mmrazor',
     type='FrozenTeacherDistill',
+    input_size=224,
     architecture=dict(
         _scope_='mmpretrain',
         type='ImageClassifier',

@@ -10,13 +10,12 @@ import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmrazor.models.algorithms import SingleTeacherDistill
-from mmrazor.models.task_modules import ModuleOutputsRecorder
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor
 
 from ... import compat
-from ..heads import DeiTDistillHead
+from .checks import check_class_counts, dry_run, warn_of_idle_dist_head
 from .renormalize import Renormalize, describe_normalization
 from .teacher import (
     build_teacher,
@@ -62,6 +61,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             ``teacher_ckpt`` is None. Meant for tests and dry runs.
         teacher_compile: Whether to run the teacher through
             :func:`torch.compile`; a dict holds its options.
+        input_size: Height and width of the student's images. On two made-up
+            images of this size all losses are computed once when the
+            algorithm is built, so that what does not fit together shows
+            before anything is read or trained. None takes the ``img_size``
+            of a transformer; 0 leaves this out.
         data_preprocessor: Config or module of the batch preprocessing.
         kwargs: Further arguments of :class:`mmrazor.SingleTeacherDistill`.
 
@@ -84,6 +88,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         teacher_revise_keys: Sequence[tuple[str, str]] = (),
         allow_random_teacher: bool = False,
         teacher_compile: bool | dict = False,
+        input_size: int | tuple[int, int] | None = None,
         data_preprocessor: dict | torch.nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
@@ -128,13 +133,14 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 self.teacher, teacher_ckpt, teacher_revise_keys
             )
         self.teacher.eval()
+        self._find_renormalization()
+        self._register_load_state_dict_pre_hook(_drop_teacher_keys)
+        warn_of_idle_dist_head(self)
+        check_class_counts(self)
+        dry_run(self, input_size)
         if teacher_compile is not False:
             options = {} if teacher_compile is True else teacher_compile
             compat.compile_module(self.teacher, **options)
-        self._find_renormalization()
-        self._register_load_state_dict_pre_hook(_drop_teacher_keys)
-        self._warn_of_idle_dist_head()
-        self._check_class_counts()
 
     def loss(
         self, batch_inputs: Tensor, data_samples: list | None = None
@@ -187,48 +193,6 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 f'{describe_normalization(own)}.',
                 logger='current',
             )
-
-    def _warn_of_idle_dist_head(self) -> None:
-        """A head that nothing trains counts half in every prediction."""
-        head = getattr(self.student, 'head', None)
-        if not isinstance(head, DeiTDistillHead) or head.label_dist_head:
-            return
-        recorders = self.distiller.student_recorders.recorders.values()
-        if not any(r.source.endswith('head_dist') for r in recorders):
-            print_log(
-                'The student predicts with its distillation head too, but no '
-                "student recorder has the source 'head.layers.head_dist', so "
-                'nothing trains it; record it for a loss, or set '
-                'head.label_dist_head=True',
-                logger='current',
-                level=logging.WARNING,
-            )
-
-    def _check_class_counts(self) -> None:
-        """Logits of other classes cannot be compared."""
-        counts = [
-            getattr(getattr(network, 'head', None), 'num_classes', None)
-            for network in (self.student, self.teacher)
-        ]
-        if None in counts or counts[0] == counts[1]:
-            return
-        for name, mapping in self.distiller.loss_forward_mappings.items():
-            if mapping and all(map(self._is_logits, mapping.values())):
-                raise ValueError(
-                    f'{name} compares logits, but the student has '
-                    f'{counts[0]} classes and the teacher {counts[1]}; take '
-                    "a teacher of the student's classes, or leave "
-                    f'{name} out'
-                )
-
-    def _is_logits(self, record: dict) -> bool:
-        """Whether a mapped argument is what a head puts out."""
-        side = 'student' if record['from_student'] else 'teacher'
-        manager = getattr(self.distiller, f'{side}_recorders')
-        recorder = manager.get_recorder(record['recorder'])
-        # The recorder of inputs, embeddings here, derives from this one.
-        outputs = type(recorder) is ModuleOutputsRecorder
-        return outputs and recorder.source.startswith('head')
 
     def get_layer_depth(self, param_name: str) -> tuple[int, int]:
         """Depth of a parameter, for layer-wise decay of the learning rate.

@@ -96,11 +96,12 @@ class SeRKDDistiller(ConfigurableDistiller):
 
         Raises:
             RuntimeError: If the recorder holds too few records.
+            ValueError: If a record has no such item.
         """
         key = (recorder, from_student, record_idx, data_idx, connector)
         cached = self._connected if self._connected is not None else {}
         if key not in cached:
-            self._check_recorded(recorder, from_student, record_idx)
+            self._check_recorded(recorder, from_student, record_idx, data_idx)
             grad = torch.is_grad_enabled() and from_student
             with torch.set_grad_enabled(grad):
                 cached[key] = super().get_record(*key)
@@ -108,18 +109,37 @@ class SeRKDDistiller(ConfigurableDistiller):
         return record if connector_idx is None else record[connector_idx]
 
     def _check_recorded(
-        self, recorder: str, from_student: bool, record_idx: int
+        self,
+        recorder: str,
+        from_student: bool,
+        record_idx: int,
+        data_idx: int | None,
     ) -> None:
         side = 'student' if from_student else 'teacher'
         manager: RecorderManager = getattr(self, f'{side}_recorders')
         source = manager.get_recorder(recorder)
+        name = f'{side} recorder {recorder!r} (source {source.source!r})'
         count = len(source.data_buffer)
         if record_idx >= count:
             raise RuntimeError(
-                f'{side} recorder {recorder!r} (source {source.source!r}) '
-                f'recorded {count} outputs in this forward, record_idx='
+                f'{name} recorded {count} outputs in this forward, record_idx='
                 f'{record_idx} needs {record_idx + 1}; name a source in '
                 f'{side}_recorders that the {side} runs'
+            )
+        if data_idx is None:
+            return
+        record = source.data_buffer[record_idx]
+        if not isinstance(record, (tuple, list)):
+            raise ValueError(
+                f'{name} recorded one {type(record).__name__}, of which '
+                f'data_idx={data_idx} picks nothing; leave data_idx out'
+            )
+        if data_idx >= len(record):
+            raise ValueError(
+                f'{name} recorded {len(record)} items, data_idx={data_idx} '
+                f'needs {data_idx + 1}; let the backbone output this stage '
+                'too (out_indices), or record its module, such as '
+                "'backbone.layer3'"
             )
 
     def _student_connectors(self) -> set[str]:

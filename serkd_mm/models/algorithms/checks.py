@@ -1,0 +1,126 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Mistakes in a config, found when the algorithm is built."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+from mmengine.logging import print_log
+from mmpretrain.models.classifiers import BaseClassifier
+from mmpretrain.structures import DataSample
+from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.models.task_modules import ModuleOutputsRecorder
+from torch import nn
+
+from ..heads import DeiTDistillHead
+
+if TYPE_CHECKING:
+    from .frozen_teacher_distill import FrozenTeacherDistill
+
+# As many as a loss over the images of a batch needs.
+IMAGES = 2
+
+
+def warn_of_idle_dist_head(algorithm: FrozenTeacherDistill) -> None:
+    """A head that nothing trains counts half in every prediction."""
+    head = getattr(algorithm.student, 'head', None)
+    if not isinstance(head, DeiTDistillHead) or head.label_dist_head:
+        return
+    recorders = algorithm.distiller.student_recorders.recorders.values()
+    if not any(r.source.endswith('head_dist') for r in recorders):
+        print_log(
+            'The student predicts with its distillation head too, but no '
+            "student recorder has the source 'head.layers.head_dist', so "
+            'nothing trains it; record it for a loss, or set '
+            'head.label_dist_head=True',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def check_class_counts(algorithm: FrozenTeacherDistill) -> None:
+    """Refuse to compare logits of other classes.
+
+    Raises:
+        ValueError: If student and teacher have other numbers of classes and
+            a loss reads nothing but their logits.
+    """
+    counts = [
+        getattr(getattr(network, 'head', None), 'num_classes', None)
+        for network in (algorithm.student, algorithm.teacher)
+    ]
+    if None in counts or counts[0] == counts[1]:
+        return
+    distiller = algorithm.distiller
+    for name, mapping in distiller.loss_forward_mappings.items():
+        records = mapping.values()
+        if mapping and all(_is_logits(distiller, r) for r in records):
+            raise ValueError(
+                f'{name} compares logits, but the student has '
+                f'{counts[0]} classes and the teacher {counts[1]}; take '
+                "a teacher of the student's classes, or leave "
+                f'{name} out'
+            )
+
+
+def _is_logits(distiller: ConfigurableDistiller, record: dict) -> bool:
+    """Whether a mapped argument is what a head puts out."""
+    side = 'student' if record['from_student'] else 'teacher'
+    manager = getattr(distiller, f'{side}_recorders')
+    recorder = manager.get_recorder(record['recorder'])
+    # The recorder of inputs, embeddings here, derives from this one.
+    outputs = type(recorder) is ModuleOutputsRecorder
+    return outputs and recorder.source.startswith('head')
+
+
+def dry_run(
+    algorithm: FrozenTeacherDistill,
+    input_size: int | tuple[int, int] | None = None,
+) -> None:
+    """Compute all losses of two made-up images once.
+
+    What does not fit together (a stride and a map, the grids of student and
+    teacher, a backbone and its head) says so now and not after the datasets
+    are read. Nothing is left behind: networks are in eval mode, no gradient
+    is kept and no random number drawn.
+
+    Args:
+        algorithm: Built algorithm. A student that is no classifier of
+            MMPretrain, and networks of several devices or dtypes, are left
+            alone.
+        input_size: Height and width of the images. None takes ``img_size``
+            of the student's or else the teacher's backbone, and tries nothing
+            where neither has one; 0 tries nothing.
+    """
+    networks = (algorithm.student, algorithm.teacher)
+    if input_size is None:
+        sizes = (getattr(n.backbone, 'img_size', None) for n in networks)
+        input_size = next((size for size in sizes if size), 0)
+    places = {(p.device, p.dtype) for n in networks for p in n.parameters()}
+    classifier = isinstance(algorithm.student, BaseClassifier)
+    if not input_size or not classifier or len(places) != 1:
+        return
+    device, dtype = places.pop()
+    height, width = (
+        (input_size, input_size) if isinstance(input_size, int) else input_size
+    )
+    convolutions = (
+        m for m in algorithm.student.modules() if isinstance(m, nn.Conv2d)
+    )
+    channels = next((m.in_channels for m in convolutions), 3)
+    # Other values everywhere, for losses that compare positions or images.
+    pixels = torch.linspace(
+        -1, 1, IMAGES * channels * height * width, device=device, dtype=dtype
+    )
+    images = pixels.reshape(IMAGES, channels, height, width)
+    samples = [DataSample().set_gt_label(0) for _ in range(IMAGES)]
+    modes = [(module, module.training) for module in algorithm.modules()]
+    algorithm.eval()
+    try:
+        with torch.no_grad():
+            algorithm.loss(images, samples)
+    finally:
+        for module, training in modes:
+            module.training = training
