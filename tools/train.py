@@ -13,6 +13,7 @@ from serkd_mm.engine.launch import (
     add_runner_arguments,
     check_data_folders,
     load_config,
+    resume_after_restart,
 )
 
 
@@ -64,6 +65,7 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     merge_training_options(cfg, args)
+    resume_after_restart(cfg)
     check_data_folders(cfg, ('train_dataloader', 'val_dataloader'))
     Runner.from_cfg(cfg).train()
 

@@ -116,3 +116,31 @@ def leave_teacher_out(cfg: Config) -> None:
         # Named, so that the runner does not fill in the config's own one.
         data_preprocessor=None,
     )
+
+
+def resume_after_restart(cfg: Config) -> None:
+    """Let a job that torchrun restarted go on from its own last checkpoint.
+
+    Acts under ``torchrun --max-restarts`` only. A first start that does not
+    resume from the work dir must not find a checkpoint there: after a restart
+    it would pass for the job's own.
+
+    Args:
+        cfg: Config of the runner; ``resume`` and ``load_from`` are set.
+
+    Raises:
+        FileExistsError: If a checkpoint of another job is in the work dir.
+    """
+    last = osp.join(cfg.work_dir, 'last_checkpoint')
+    goes_on = cfg.get('resume') and cfg.get('load_from') is None
+    restarts = int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0'))
+    if not restarts or goes_on or not osp.exists(last):
+        return
+    if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':
+        raise FileExistsError(
+            f'{cfg.work_dir} holds the checkpoints of an earlier run, and a '
+            'job that may restart (MAX_RESTARTS, torchrun --max-restarts) '
+            'would take them for its own; add --resume to go on from them, '
+            f'choose another --work-dir, or remove {last}'
+        )
+    cfg.resume, cfg.load_from = True, None
