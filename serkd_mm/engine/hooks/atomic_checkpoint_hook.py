@@ -15,8 +15,11 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
+from ..agreement import main_process_writes
 from ..atomic_backend import remove_partial_files
 from ..checkpoints import choose_checkpoint
+
+UNWRITABLE = ('stop', 'continue')
 
 
 @HOOKS.register_module()
@@ -31,7 +34,9 @@ class AtomicCheckpointHook(CheckpointHook):
       after the new one and ``last_checkpoint`` are on the disk, not before.
     - ``last_checkpoint`` is written like a checkpoint, after it.
     - If saving raises, files, ``last_checkpoint`` and the bookkeeping (best
-      score, checkpoints to keep) are as before, and the error goes on.
+      score, checkpoints to keep) are as before, on every process of the job.
+      The error goes on; with ``if_unwritable='continue'`` one of the system,
+      as of a full disk, is logged and training goes on.
     - Resuming without a named checkpoint takes the one of
       ``last_checkpoint``, or, where that cannot be read, the newest of this
       run that can, and says which ones were refused and why.
@@ -40,16 +45,24 @@ class AtomicCheckpointHook(CheckpointHook):
     - What killed writers left is removed when training starts.
 
     Args:
+        if_unwritable: ``'stop'`` or ``'continue'``. A run that goes on and
+            could not write its last checkpoint either ends with the error.
         kwargs: See :class:`mmengine.hooks.CheckpointHook`.
 
     Raises:
-        ValueError: For ``file_client_args``, which goes past MMEngine's file
-            backends.
+        ValueError: For another ``if_unwritable``, and for
+            ``file_client_args``, which goes past MMEngine's file backends.
+        OSError: When training, if a checkpoint cannot be written.
         RuntimeError: When resuming, if the named checkpoint cannot be read,
             or if there are checkpoints and none of them can.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, if_unwritable: str = 'stop', **kwargs: Any) -> None:
+        if if_unwritable not in UNWRITABLE:
+            raise ValueError(
+                f'if_unwritable must be one of {list(UNWRITABLE)}, got '
+                f'{if_unwritable!r}'
+            )
         if kwargs.get('file_client_args') is not None:
             raise ValueError(
                 'AtomicCheckpointHook takes backend_args=dict(...), not '
@@ -57,7 +70,9 @@ class AtomicCheckpointHook(CheckpointHook):
                 'files that can be half complete'
             )
         super().__init__(**kwargs)
+        self.if_unwritable = if_unwritable
         self._before_validation = False
+        self._unwritten: OSError | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Choose the checkpoint to resume from."""
@@ -116,13 +131,34 @@ class AtomicCheckpointHook(CheckpointHook):
             runner.val_loop.run()
         self._before_validation = False
 
+    def after_train(self, runner: Runner) -> None:
+        """Publish; a last checkpoint that is missing is an error."""
+        if self._unwritten is not None:
+            raise self._unwritten
+        super().after_train(runner)
+
     def _save_checkpoint(self, runner: Runner) -> None:
-        with self._all_or_nothing(runner):
+        self._unwritten = None
+        with self._reported(runner), self._all_or_nothing(runner):
             super()._save_checkpoint(runner)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        with self._all_or_nothing(runner):
+        with self._reported(runner), self._all_or_nothing(runner):
             super()._save_best_checkpoint(runner, metrics)
+
+    @contextmanager
+    def _reported(self, runner: Runner) -> Iterator[None]:
+        """Say what could not be written and what there is."""
+        try:
+            yield
+        except OSError as error:
+            self._unwritten = error
+            runner.logger.error(
+                f'Could not write this checkpoint: {error}. The last good one '
+                f'of this run: {self.last_ckpt}'
+            )
+            if self.if_unwritable == 'stop':
+                raise
 
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict
@@ -170,7 +206,8 @@ class AtomicCheckpointHook(CheckpointHook):
         hub = runner.message_hub
         infos = dict(hub.runtime_info)
         try:
-            yield
+            with main_process_writes():
+                yield
         except BaseException:
             for name in names:
                 if hasattr(self, name):
