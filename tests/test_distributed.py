@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,14 @@ import torch
 
 from serkd_mm.engine.launch import add_runner_arguments, load_config
 
-from .jobs import RANDOM_TEACHER, SERKD, free_port, run
+from .jobs import (
+    RANDOM_TEACHER,
+    SERKD,
+    TIMEOUT,
+    free_port,
+    run,
+    started,
+)
 
 # Without randomness of its own in a rank, so that the global batch, not its
 # division, decides: no augmentation, and SGD, which shows sums that should be
@@ -21,7 +29,8 @@ from .jobs import RANDOM_TEACHER, SERKD, free_port, run
 CONFIG = f"""
 _base_ = {SERKD!r}
 custom_imports = dict(imports=['serkd_mm', 'tests.rank_report'])
-custom_hooks = [dict(type='RankReport'), dict(type='EMAHook')]
+report = dict(type='RankReport')
+custom_hooks = [report, dict(type='EMAHook')]
 model = dict(
     type='MarkedTeacherDistill',
     architecture=dict(train_cfg=None),
@@ -54,6 +63,18 @@ train_dataloader = dict(
 val_evaluator = [dict(type='Accuracy', topk=(1,)), dict(type='ImagesSeen')]
 train_cfg = dict(max_epochs=1, val_interval=1)
 default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))
+"""
+# The second of two ranks ends the launcher in the second of four steps.
+INTERRUPTED = """
+_base_ = 'short.py'
+custom_imports = dict(
+    imports=['serkd_mm', 'tests.rank_report', 'tests.rank_faults'],
+)
+custom_hooks = [
+    {{_base_.report}},
+    dict(type='EMAHook'),
+    dict(type='TerminateLauncher', rank=1, step=2),
+]
 """
 # Relative, for losses and parameters: the float32 sums of two halves and of
 # the whole differ in their order only (measured: 5e-6).
@@ -161,6 +182,54 @@ class TestTwoProcesses:
         assert two[0]['metrics']['accuracy/top1'] == pytest.approx(
             top1, abs=0.15
         )
+
+
+@pytest.mark.slow
+@needs_no_cuda
+def test_sigterm_and_two_nodes_change_nothing(
+    tmp_path: Path, reports: dict[str, list]
+) -> None:
+    (tmp_path / 'short.py').write_text(CONFIG)
+    (tmp_path / 'interrupted.py').write_text(INTERRUPTED)
+    work = ('--work-dir', 'work', *RANDOM_TEACHER)
+
+    code = run(
+        *('dist_train.sh', 'interrupted.py', 2, *work),
+        cwd=tmp_path,
+        PORT=free_port(),
+    )
+
+    log = (tmp_path / 'log.txt').read_text()
+    assert code == 128 + signal.SIGTERM, log[-3000:]
+    assert 'work/interrupted.pth after 0 epochs and 2 iterations' in log
+    assert 'Traceback' not in log
+    saved = torch.load(tmp_path / 'work' / 'interrupted.pth')['meta']
+    assert (saved['epoch'], saved['iter']) == (0, 2)
+    assert not list(tmp_path.glob('report-*'))
+
+    # A launcher per node, on one machine.
+    port = free_port()
+    nodes = [
+        started(
+            *('dist_train.sh', 'short.py', 1, '--resume', *work),
+            cwd=tmp_path,
+            log=f'node-{rank}.txt',
+            NNODES=2,
+            NODE_RANK=rank,
+            MASTER_ADDR='127.0.0.1',
+            PORT=port,
+        )
+        for rank in range(2)
+    ]
+    with nodes[0] as first, nodes[1] as second:
+        codes = [node.wait(timeout=TIMEOUT) for node in (first, second)]
+
+    log = (tmp_path / 'node-0.txt').read_text()
+    assert codes == [0, 0], log[-3000:]
+    resumed = [torch.load(tmp_path / f'report-{r}.pth') for r in range(2)]
+    for rank, straight in zip(resumed, reports['two']):
+        assert rank['world_size'] == 2
+        assert rank['state'].keys() == straight['state'].keys()
 
 
 def test_too_few_arguments_show_the_usage(tmp_path: Path) -> None:

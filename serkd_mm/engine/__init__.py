@@ -1,10 +1,11 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from .atomic_backend import AtomicLocalBackend
-from .hooks import AtomicCheckpointHook
+from .hooks import AtomicCheckpointHook, StopOnSignalHook
 from .optimizers import MergedOptimWrapperConstructor
 
 __all__ = [
     'AtomicCheckpointHook',
     'AtomicLocalBackend',
     'MergedOptimWrapperConstructor',
+    'StopOnSignalHook',
 ]

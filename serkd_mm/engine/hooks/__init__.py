@@ -1,4 +1,5 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .stop_on_signal_hook import StopOnSignalHook
 
-__all__ = ['AtomicCheckpointHook']
+__all__ = ['AtomicCheckpointHook', 'StopOnSignalHook']

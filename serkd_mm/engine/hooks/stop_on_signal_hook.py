@@ -1,0 +1,162 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+from __future__ import annotations
+
+import functools
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from mmengine import dist
+from mmengine.fileio import join_path, put_text
+from mmengine.hooks import EMAHook, Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ..agreement import main_process_writes
+
+FILENAME = 'interrupted.pth'
+
+
+@HOOKS.register_module()
+class StopOnSignalHook(Hook):
+    """Saves a checkpoint and ends the process when the scheduler asks to.
+
+    Schedulers (and torchrun, when it ends itself) send SIGTERM some time
+    before they kill. With this hook a run that receives it in one or more of
+    its processes finishes the iteration, of training or of validation, on all
+    of them, writes ``interrupted.pth``, points ``last_checkpoint`` to it, and
+    exits with code 128 + signal: 143 for SIGTERM. ``--resume`` goes on from
+    there, in the middle of the epoch.
+
+    The processes of the data loaders ignore the signals, as schedulers signal
+    whole process groups and a loader that dies takes the run with it.
+
+    Args:
+        signals: Names of the signals, for example ``('SIGTERM', 'SIGUSR1')``
+            for a scheduler that warns by the latter.
+
+    Raises:
+        ValueError: If there is no signal of such a name.
+    """
+
+    # After the others: the checkpoint holds what they did in this iteration.
+    priority = 'LOWEST'
+
+    def __init__(self, signals: Sequence[str] = ('SIGTERM',)) -> None:
+        known = signal.Signals.__members__
+        unknown = [name for name in signals if name not in known]
+        if unknown:
+            raise ValueError(
+                f'StopOnSignalHook(signals={list(signals)}): {unknown} are '
+                "no names of signals; write them like 'SIGTERM'"
+            )
+        self.signals = [signal.Signals[name] for name in signals]
+        #: Number of the signal that this process received, 0 for none.
+        self.received = 0
+        self._previous: dict[signal.Signals, Any] = {}
+        self._training = False
+
+    def before_train(self, runner: Runner) -> None:
+        """Listen to the signals from here on."""
+        if threading.current_thread() is not threading.main_thread():
+            runner.logger.warning(
+                'Training is not in the main thread, so it cannot listen to '
+                'signals: no checkpoint will be written before it is ended'
+            )
+            return
+        self.received, self._training = 0, True
+        self._previous = {
+            number: signal.signal(number, self._receive)
+            for number in self.signals
+        }
+        loops = (runner.train_loop, runner.val_loop)
+        for loader in [loop.dataloader for loop in loops if loop is not None]:
+            loader.worker_init_fn = functools.partial(
+                _ignore_signals, self.signals, loader.worker_init_fn
+            )
+
+    def after_train(self, runner: Runner) -> None:
+        """Hand the signals back."""
+        self._training = False
+        for number, handler in self._previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Stop here, unless the epoch ends here."""
+        if not self.end_of_epoch(runner.train_dataloader, batch_idx):
+            self._stop_if_asked(runner, runner.epoch, runner.iter + 1)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Stop between training and validation."""
+        self._stop_if_asked(runner, runner.epoch + 1, runner.iter)
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        """Stop in a validation; resuming starts it again."""
+        if self._training and self._agreed():
+            for hook in runner.hooks:
+                if isinstance(hook, EMAHook):
+                    # The weights of training come back.
+                    hook.after_val_epoch(runner)
+            # Resuming makes up for a validation that comes after this stage.
+            runner.message_hub.update_info('loop_stage', 'train')
+            self._stop(runner, runner.epoch, runner.iter)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        self.received = number
+
+    def _agreed(self) -> int:
+        """The signal that any process received, the same on all."""
+        received = torch.tensor(self.received)
+        dist.all_reduce(received, op='max')
+        self.received = int(received)
+        return self.received
+
+    def _stop_if_asked(self, runner: Runner, epoch: int, done: int) -> None:
+        if self._training and self._agreed():
+            self._stop(runner, epoch, done)
+
+    def _stop(self, runner: Runner, epoch: int, done: int) -> None:
+        """Save after ``epoch`` epochs and ``done`` iterations, and exit."""
+        name = signal.Signals(self.received).name
+        code = 128 + self.received
+        folder = runner.work_dir
+        path = join_path(folder, FILENAME)
+        with main_process_writes():
+            meta = dict(epoch=epoch, iter=done)
+            runner.save_checkpoint(folder, FILENAME, meta=meta)
+            if dist.is_main_process():
+                put_text(path, join_path(folder, 'last_checkpoint'))
+        runner.logger.warning(
+            f'Received {name}: saved {path} after {epoch} epochs and {done} '
+            f'iterations; exit code {code}; --resume goes on from there'
+        )
+        runner.visualizer.close()
+        # A launcher kills the others when the first process has gone.
+        dist.barrier()
+        raise SystemExit(code)
+
+
+def _ignore_signals(
+    signals: Sequence[signal.Signals],
+    worker_init: Callable[[int], None] | None,
+    worker: int,
+) -> None:
+    """Initialise a process of a data loader."""
+    for number in signals:
+        signal.signal(number, signal.SIG_IGN)
+    if worker_init is not None:
+        worker_init(worker)

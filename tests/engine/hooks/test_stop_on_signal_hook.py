@@ -1,0 +1,224 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Runs that are asked to stop; whole jobs are in tests/test_faults.py."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from serkd_mm.engine import AtomicLocalBackend, StopOnSignalHook
+from tests.engine.runs import (
+    BATCH,
+    EPOCHS,
+    STEPS,
+    Points,
+    build_runner,
+    checkpoints_of,
+    log_of,
+    validation,
+)
+
+HOOKS = dict(stop_on_signal=dict(type='StopOnSignalHook'))
+TERMINATED = 128 + signal.SIGTERM
+
+
+class Signal(Hook):
+    """Sends a signal to this process at one point of the run."""
+
+    def __init__(self, step: int, number: int, validating: bool) -> None:
+        self.step = step
+        self.number = number
+        self.validating = validating
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def before_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        if not self.validating and runner.iter + 1 == self.step:
+            os.kill(os.getpid(), self.number)
+
+    def before_val(self, runner: Any) -> None:
+        self.weights = {
+            name: value.clone()
+            for name, value in runner.model.state_dict().items()
+        }
+
+    def before_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        if self.validating and runner.iter == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    """The signals are others' again, however a run ends."""
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def interrupt(
+    work_dir: Path,
+    step: int,
+    validating: bool = False,
+    number: int = signal.SIGTERM,
+    hooks: dict = HOOKS,
+    custom_hooks: Any = (),
+    **overrides: Any,
+) -> Signal:
+    """Train until the signal and expect the exit code."""
+    sender = Signal(step, number, validating)
+    runner = build_runner(
+        work_dir, hooks, custom_hooks=[sender, *custom_hooks], **overrides
+    )
+    with pytest.raises(SystemExit) as ended:
+        runner.train()
+    assert ended.value.code == 128 + number
+    return sender
+
+
+def resume(work_dir: Path, **overrides: Any) -> Any:
+    runner = build_runner(work_dir, HOOKS, resume=True, **overrides)
+    runner.train()
+    return runner
+
+
+def saved(work_dir: Path) -> dict:
+    path = Path((work_dir / 'last_checkpoint').read_text())
+    assert path == work_dir / 'interrupted.pth'
+    return torch.load(path)
+
+
+@pytest.mark.parametrize(
+    ('step', 'epoch'),
+    [(1, 0), (STEPS - 1, 0), (STEPS, 1), (STEPS + 1, 1)],
+)
+def test_the_step_is_finished_and_saved(
+    tmp_path: Path, step: int, epoch: int
+) -> None:
+    interrupt(tmp_path, step)
+
+    meta = saved(tmp_path)['meta']
+    assert (meta['epoch'], meta['iter']) == (epoch, step)
+    assert f'exit code {TERMINATED}' in log_of(tmp_path)
+
+
+def test_a_due_validation_comes_after_the_pause(tmp_path: Path) -> None:
+    interrupt(tmp_path, STEPS, **validation(0.1))
+    assert 'Epoch(val)' not in log_of(tmp_path)
+
+    resume(tmp_path, **validation(0.1, 0.2, 0.3))
+
+    assert log_of(tmp_path).count('Validating first') == 1
+
+
+def test_a_validation_is_broken_off_and_done_again(tmp_path: Path) -> None:
+    ema = [dict(type='EMAHook', momentum=0.5)]
+    sender = interrupt(
+        tmp_path, STEPS, True, custom_hooks=ema, **validation(0.1)
+    )
+
+    checkpoint = saved(tmp_path)
+    assert checkpoint['meta']['epoch'] == 1
+    # A checkpoint has the averages under the model's names.
+    trained = checkpoint['ema_state_dict']
+    for name, value in sender.weights.items():
+        assert torch.equal(trained[f'module.{name}'], value)
+        assert not torch.equal(checkpoint['state_dict'][name], value)
+
+    resume(tmp_path, custom_hooks=ema, **validation(0.1, 0.2, 0.3))
+
+    assert log_of(tmp_path).count('Validating first') == 1
+
+
+def test_another_signal_can_be_named(tmp_path: Path) -> None:
+    hooks = dict(
+        stop_on_signal=dict(
+            type='StopOnSignalHook', signals=('SIGTERM', 'SIGUSR1')
+        )
+    )
+    interrupt(tmp_path, 2, number=signal.SIGUSR1, hooks=hooks)
+    assert saved(tmp_path)['meta']['iter'] == 2
+
+
+def test_a_signal_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\['TERM'\] are no names"):
+        StopOnSignalHook(signals=('TERM',))
+
+
+def test_a_run_that_ends_hands_the_signals_back(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    build_runner(tmp_path, HOOKS).train()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_run_starts_anew(tmp_path: Path) -> None:
+    interrupt(tmp_path, STEPS)
+    assert resume(tmp_path).iter == EPOCHS * STEPS
+    assert checkpoints_of(tmp_path) == [
+        *(f'epoch_{epoch}.pth' for epoch in range(1, EPOCHS + 1)),
+        'interrupted.pth',
+    ]
+
+
+def test_without_room_for_it_the_last_checkpoint_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = AtomicLocalBackend.put
+
+    def full(self: Any, obj: bytes, filepath: Any) -> None:
+        if Path(filepath).name == 'interrupted.pth':
+            raise OSError(28, os.strerror(28))
+        put(self, obj, filepath)
+
+    monkeypatch.setattr(AtomicLocalBackend, 'put', full)
+    sender = Signal(STEPS + 1, signal.SIGTERM, False)
+    runner = build_runner(tmp_path, HOOKS, custom_hooks=[sender])
+
+    with pytest.raises(OSError, match='No space left'):
+        runner.train()
+
+    last = Path((tmp_path / 'last_checkpoint').read_text())
+    assert last == tmp_path / 'epoch_1.pth'
+
+
+class SignalLoaders(Hook):
+    """Signals the processes of the data loaders."""
+
+    signalled = 0
+
+    def before_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, signal.SIGTERM)
+            self.signalled += 1
+
+
+def test_data_loaders_outlive_the_signal(tmp_path: Path) -> None:
+    sender = SignalLoaders()
+    loader = dict(
+        batch_size=BATCH,
+        num_workers=1,
+        dataset=Points(),
+        sampler=dict(type='DefaultSampler', shuffle=True),
+    )
+    runner = build_runner(
+        tmp_path, HOOKS, custom_hooks=[sender], train_dataloader=loader
+    )
+
+    runner.train()
+
+    assert sender.signalled >= EPOCHS
+    assert runner.iter == EPOCHS * STEPS
