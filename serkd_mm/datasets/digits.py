@@ -25,6 +25,8 @@ class Digits(BaseDataset):
         samples_per_class: Size of the training subset per class, the first of
             the fixed order, so that smaller subsets lie within larger ones.
             None takes all.
+        subset_seed: Seed of the order that the training subset is taken from,
+            for another choice of images. None is the fixed order.
         image_size: Height and width to upscale to, in pixels.
         kwargs: Further arguments of :class:`mmpretrain.datasets.BaseDataset`.
 
@@ -39,6 +41,7 @@ class Digits(BaseDataset):
         self,
         split: str = 'train',
         samples_per_class: int | None = None,
+        subset_seed: int | None = None,
         image_size: int = 32,
         **kwargs: Any,
     ) -> None:
@@ -52,6 +55,7 @@ class Digits(BaseDataset):
             )
         self.split = split
         self.samples_per_class = samples_per_class
+        self.subset_seed = subset_seed
         self.image_size = image_size
         super().__init__(ann_file='', test_mode=split == 'val', **kwargs)
 
@@ -90,10 +94,16 @@ class Digits(BaseDataset):
             of_class = rng.permutation(np.flatnonzero(labels == label))
             cut = round(0.6 * len(of_class))
             if self.split == 'train':
-                chosen += of_class[:cut][: self.samples_per_class].tolist()
+                chosen += self._subset(of_class[:cut], label)
             else:
                 chosen += of_class[cut:].tolist()
         return sorted(chosen)
+
+    def _subset(self, of_class: np.ndarray, label: int) -> list[int]:
+        if self.subset_seed is not None:
+            rng = np.random.RandomState([self.subset_seed, label])
+            of_class = rng.permutation(of_class)
+        return of_class[: self.samples_per_class].tolist()
 
 
 def _upscale(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

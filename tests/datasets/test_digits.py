@@ -57,6 +57,27 @@ def test_smaller_subsets_lie_within_larger_ones() -> None:
         assert smaller < larger
 
 
+def test_a_seed_chooses_another_subset_of_the_same_split() -> None:
+    subsets = [
+        paths(samples_per_class=5, subset_seed=seed) for seed in (0, 1, None)
+    ]
+
+    again = paths(samples_per_class=5, subset_seed=1)
+    assert again == subsets[1]
+    train = set(paths(split='train'))
+    # Of 107 images per class 5: two choices have few in common.
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        common = set(subsets[first]) & set(subsets[second])
+        assert len(common) < 15
+    assert all(set(subset) < train for subset in subsets)
+    labels = Counter(
+        item['gt_label'] for item in items(samples_per_class=5, subset_seed=1)
+    )
+    assert labels == dict.fromkeys(range(10), 5)
+    assert paths(subset_seed=1) == paths(subset_seed=None)
+    assert paths(split='val', subset_seed=1) == paths(split='val')
+
+
 def test_a_subset_has_as_many_images_of_every_class() -> None:
     labels = Counter(item['gt_label'] for item in items(samples_per_class=5))
 
