@@ -1,0 +1,227 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""The command line of ``tools/ablate.py``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import DictAction
+
+from .process import Launcher
+from .report import write_report
+from .runs import FINISHED, Run, runs_of
+from .study import Study, find_studies, load_study
+from .sweep import Sweep
+
+
+def main(root: Path, arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and do what it says.
+
+    Args:
+        root: Folder of ``configs`` and ``tools``.
+        arguments: The command line, None for that of the process.
+    """
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    try:
+        if args.command == 'list' and args.study is None:
+            for path in find_studies(_studies(root)).values():
+                print(_summary(load_study(path)))
+            return
+        study = load_study(_find(root, args.study))
+        study = study.with_options(getattr(args, 'cfg_options', None) or {})
+        out = args.out.resolve() / study.name
+        runs = runs_of(study, out, args.only, args.seeds)
+        if args.command == 'list':
+            print(_listing(study, runs, root))
+        elif args.command == 'run':
+            _run(parser, args, study, out, runs, root)
+        else:
+            print(_table(args, study, out, runs))
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(2, f'error: {error}\n')
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description='Experiments over seeds, and the tables of the paper'
+    )
+    commands = parser.add_subparsers(dest='command', required=True)
+    for name, text in (
+        ('list', 'show studies, or the experiments of one'),
+        ('run', 'train what is not finished, then write the table'),
+        ('table', 'write the table of what is finished'),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
+            'study',
+            nargs='?' if name == 'list' else None,
+            help='name of a study of configs/studies, or a file',
+        )
+        command.add_argument(
+            '--only', nargs='+', metavar='NAME', help='these experiments'
+        )
+        command.add_argument(
+            '--seeds', nargs='+', type=int, help="other seeds than the study's"
+        )
+        command.add_argument(
+            '--out',
+            type=Path,
+            default=Path('work_dirs/studies'),
+            help='folder of the runs',
+        )
+        if name != 'list':
+            command.add_argument(
+                '--save', type=Path, help='folder of the table'
+            )
+    _add_run_options(commands.choices['run'])
+    return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--jobs', type=int, help='trainings at a time (CPU: as cores allow)'
+    )
+    parser.add_argument(
+        '--threads', type=int, default=1, help='CPU threads of a process'
+    )
+    parser.add_argument(
+        '--gpus', type=int, help='processes of a training (dist_train.sh)'
+    )
+    parser.add_argument(
+        '--teacher', type=Path, help="checkpoint instead of the study's own"
+    )
+    parser.add_argument(
+        '--dry-run', action='store_true', help='print commands, train nothing'
+    )
+    for name in ('--amp', '--auto-scale-lr'):
+        parser.add_argument(name, action='store_true', help='as in train.py')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='as in train.py, for experiments and teacher',
+    )
+
+
+def _run(
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    study: Study,
+    out: Path,
+    runs: list[Run],
+    root: Path,
+) -> None:
+    jobs = _jobs(parser, args)
+    if args.teacher is not None and not args.teacher.is_file():
+        raise FileNotFoundError(f'--teacher {args.teacher} does not exist')
+    arguments = ['--amp'] * args.amp + ['--auto-scale-lr'] * args.auto_scale_lr
+    launcher = Launcher(
+        root / 'tools', args.threads, args.gpus, tuple(arguments)
+    )
+    if args.dry_run:
+        for run in runs:
+            command = launcher.command(run.folder / 'config.py')
+            print(f'{run.title} ({run.status}): {shlex.join(command)}')
+        return
+    teacher = args.teacher and str(args.teacher.resolve())
+    sweep = Sweep(study, out, launcher, jobs, teacher)
+    # Ending the sweep ends its trainings.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        failures = sweep.run(runs)
+    except KeyboardInterrupt:
+        parser.exit(130, 'interrupted; the same command goes on\n')
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if any(run.status == FINISHED for run in runs):
+        print(_table(args, study, out, runs))
+    for title, message in failures.items():
+        print(f'FAILED: {title}: {message}', file=sys.stderr)
+    if failures:
+        parser.exit(1, f'{len(failures)} runs failed\n')
+
+
+def _jobs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    """Trainings at a time, such that their threads fit the cores."""
+    # Where the system tells, the cores that this process may use.
+    affinity = getattr(os, 'sched_getaffinity', None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    each = args.threads * (args.gpus or 1)
+    jobs = args.jobs
+    if jobs is None:
+        jobs = 1 if torch.cuda.is_available() else max(cores // each, 1)
+    if jobs < 1 or args.threads < 1 or (args.gpus or 1) < 1:
+        parser.error('--jobs, --threads and --gpus must be at least 1')
+    if args.jobs and jobs * each > cores:
+        parser.error(
+            f'{jobs} jobs of {each} threads are more than the {cores} cores; '
+            'lower --jobs, --threads or --gpus'
+        )
+    return jobs
+
+
+def _table(
+    args: argparse.Namespace, study: Study, out: Path, runs: list[Run]
+) -> str:
+    folder = args.save or out
+    command = f'python tools/ablate.py run {study.name}'
+    text = write_report(study, runs, out, folder, command)
+    files = f'{study.name}.md, .csv, .png and {study.name}_runs.csv'
+    return f'\n{text}\nWritten to {folder}: {files}'
+
+
+def _studies(root: Path) -> Path:
+    return root / 'configs' / 'studies'
+
+
+def _find(root: Path, name: str) -> Path:
+    """File of a study by its name or path."""
+    known = find_studies(_studies(root))
+    if name in known:
+        return known[name]
+    if Path(name).is_file():
+        return Path(name)
+    raise FileNotFoundError(
+        f'{name!r} is no study of {_studies(root)} and no file; there are '
+        f'{", ".join(known)}'
+    )
+
+
+def _summary(study: Study) -> str:
+    return (
+        f'{study.name:<12} {len(study.experiments):>2} experiments x '
+        f'{len(study.seeds)} seeds: {study.title}'
+    )
+
+
+def _listing(study: Study, runs: Sequence[Run], root: Path) -> str:
+    """Experiments with the paper's number, state and config."""
+    lines = [_summary(study)]
+    for experiment in study.experiments:
+        own = [run for run in runs if run.experiment == experiment]
+        if not own:
+            continue
+        done = sum(run.status == FINISHED for run in own)
+        paper = experiment.paper
+        line: list[Any] = [
+            f'  {experiment.name:<32}',
+            f'paper {"-" if paper is None else paper:<6}',
+            f'{done}/{len(own)} finished ',
+            os.path.relpath(experiment.config, root),
+        ]
+        options = [f'{k}={v}' for k, v in experiment.options.items()]
+        lines.append(' '.join([*line, *options]))
+    command = f'python tools/ablate.py run {study.name}'
+    first = runs[0].experiment.name
+    lines.append(f'one:  {command} --only {first} [--gpus 8]')
+    lines.append(f'all:  {command}')
+    return '\n'.join(lines)

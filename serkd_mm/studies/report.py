@@ -1,0 +1,210 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""The table of a study as Markdown, CSV and picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..benchmarks.report import Table, environment_table
+from .runs import Run, teacher_run
+from .study import Study
+from .summary import Row, Statistic, summarise
+
+
+def write_report(
+    study: Study, runs: Sequence[Run], out: Path, folder: Path, command: str
+) -> str:
+    """Write a study's results.
+
+    ``NAME.md`` holds the table, ``NAME.csv`` one line per experiment,
+    ``NAME_runs.csv`` one per run and ``NAME.png`` every run as a dot.
+
+    Args:
+        study: The study.
+        runs: Its runs, finished or not.
+        out: Folder of the runs.
+        folder: Where to write, made if missing.
+        command: The command that trains the study, named in the table.
+
+    Returns:
+        The Markdown text.
+
+    Raises:
+        ValueError: If no run is finished, or runs do not belong together.
+    """
+    rows = summarise(study, runs)
+    if not any(row.top1 for row in rows):
+        raise ValueError(
+            f'no run of study {study.name!r} in {out} is finished'
+        )
+    first = teacher_run(study, out)
+    teacher = ((first and first.record()) or {}).get('last')
+    text = markdown(study, rows, teacher, command)
+    text += '\n' + environment_table(_environment(runs))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f'{study.name}.md').write_text(text)
+    (folder / f'{study.name}.csv').write_text(_csv(summary_lines(study, rows)))
+    (folder / f'{study.name}_runs.csv').write_text(_csv(run_lines(runs)))
+    draw(study, rows, teacher, folder / f'{study.name}.png')
+    return text
+
+
+def markdown(
+    study: Study, rows: Sequence[Row], teacher: float | None, command: str
+) -> str:
+    """The table and what its columns are."""
+    table = Table(study.title, [_cells(study, row) for row in rows])
+    text = [
+        'Top-1 of the last epoch (%): mean ± sample standard deviation over '
+        'the seeds. No epoch was picked by its top-1.'
+    ]
+    if study.baseline:
+        text.append(
+            f'"vs {_label(study)}": mean ± sample standard deviation of the '
+            'differences at equal seeds.'
+        )
+    if teacher is not None:
+        text.append(f'Teacher: {teacher:.2f}.')
+    text += study.notes
+    for row in rows:
+        if row.unfinished:
+            states = [f'seed {s}: {m}' for s, m in row.unfinished.items()]
+            text.append(
+                f'Missing: {row.experiment.name}, {"; ".join(states)}.'
+            )
+    text.append(f'Command: `{command}`')
+    lines = '\n'.join(f'- {line}' for line in text)
+    return f'{table.markdown()}\n{lines}\n'
+
+
+def summary_lines(study: Study, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One dict per experiment, numbers as they are."""
+    return [
+        dict(
+            study=study.name,
+            experiment=row.experiment.name,
+            config=row.experiment.config.name,
+            seeds=row.last.count,
+            top1_mean=row.last.mean,
+            top1_std=row.last.std,
+            best_mean=Statistic.of(list(row.best.values())).mean,
+            baseline=study.baseline,
+            pairs=row.difference.count,
+            difference_mean=row.difference.mean,
+            difference_std=row.difference.std,
+            seconds_mean=row.seconds.mean,
+            paper=row.experiment.paper,
+        )
+        for row in rows
+    ]
+
+
+def run_lines(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One dict per run."""
+    keys = ('fingerprint', 'last', 'best', 'best_epoch', 'seconds', 'resumed')
+    lines = []
+    for run in runs:
+        record = run.record() or {}
+        lines.append(
+            dict(
+                experiment=run.experiment.name,
+                seed=run.seed,
+                status=run.status,
+                **{key: record.get(key) for key in keys},
+            )
+        )
+    return lines
+
+
+def draw(
+    study: Study, rows: Sequence[Row], teacher: float | None, path: Path
+) -> None:
+    """Every run as a dot, mean and standard deviation as a bar."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = [row for row in rows if row.top1]
+    height = 1.4 + 0.36 * len(shown)
+    figure = Figure(figsize=(7.2, height), layout='constrained')
+    axes = figure.add_subplot()
+    for position, row in enumerate(shown):
+        values, mean = list(row.top1.values()), row.last.mean
+        assert mean is not None
+        axes.plot(values, [position] * len(values), 'o', ms=4, color='#9ecae1')
+        axes.errorbar(
+            mean,
+            position,
+            xerr=row.last.std,
+            fmt='D',
+            ms=5,
+            capsize=4,
+            color='#1b6ca8',
+        )
+        if row.experiment.name == study.baseline:
+            axes.axvline(mean, color='#d95f02', lw=1, ls=':')
+    if teacher is not None:
+        axes.axvline(teacher, color='#7f7f7f', lw=1, ls='--')
+        axes.annotate(
+            'teacher',
+            (teacher, 1),
+            xycoords=('data', 'axes fraction'),
+            xytext=(-3, 3),
+            textcoords='offset points',
+            ha='right',
+            fontsize=8,
+            color='#7f7f7f',
+        )
+    axes.set_yticks(range(len(shown)), [row.experiment.label for row in shown])
+    axes.invert_yaxis()
+    axes.set_xlabel(
+        'top-1 of the last epoch (%): seeds, mean, standard deviation'
+    )
+    axes.set_title(study.title, fontsize=10)
+    axes.grid(alpha=0.3, axis='x')
+    FigureCanvasAgg(figure).print_figure(path, dpi=150)
+
+
+def _cells(study: Study, row: Row) -> dict[str, Any]:
+    cells: dict[str, Any] = {
+        'experiment': row.experiment.label,
+        'top-1': row.last.text(),
+    }
+    if study.baseline:
+        own = row.experiment.name == study.baseline
+        cells[f'vs {_label(study)}'] = '' if own else row.difference.text('+')
+    cells['seeds'] = row.last.count
+    seconds = row.seconds.mean
+    cells['seconds'] = '' if seconds is None else f'{seconds:.0f}'
+    if any(e.paper is not None for e in study.experiments):
+        paper = row.experiment.paper
+        cells['paper'] = '' if paper is None else f'{paper:g}'
+    return cells
+
+
+def _label(study: Study) -> str:
+    (baseline,) = study.select([study.baseline or ''])
+    return baseline.label
+
+
+def _environment(runs: Sequence[Run]) -> dict[str, Any]:
+    """Where the finished runs were trained; what differs is listed."""
+    found: dict[str, list] = {}
+    for run in runs:
+        record = run.record() or {}
+        for key, value in record.get('environment', {}).items():
+            values = found.setdefault(key, [])
+            if value not in values:
+                values.append(value)
+    return {k: ', '.join(map(str, values)) for k, values in found.items()}
+
+
+def _csv(lines: Sequence[dict[str, Any]]) -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(lines[0]), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(lines)
+    return file.getvalue()

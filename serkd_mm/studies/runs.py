@@ -1,0 +1,207 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""One training of a study: its folder, its config and its record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from .process import RunError
+from .study import TEACHER, Experiment, Study
+
+RUNNING, FAILED, FINISHED = 'running', 'failed', 'finished'
+RECORD, LOG, LOCK = 'run.json', 'train.log', '.lock'
+METRIC = 'accuracy/top1'
+_ROOT = str(Path(__file__).resolve().parents[2])
+
+
+@dataclass(frozen=True)
+class Run:
+    """An experiment with a seed, in a folder of its own.
+
+    Attributes:
+        experiment: What is trained.
+        seed: None for the config's own.
+        folder: Holds config, log, checkpoints and record.
+        seed_keys: Config keys that are set to the seed.
+    """
+
+    experiment: Experiment
+    seed: int | None
+    folder: Path
+    seed_keys: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Experiment and seed for the reader."""
+        seed = '' if self.seed is None else f' seed {self.seed}'
+        return f'{self.experiment.name}{seed}'
+
+    def config(self, teacher: str | None = None) -> Config:
+        """The config to train.
+
+        Args:
+            teacher: Checkpoint of the study's teacher, set where the config
+                has a teacher.
+        """
+        cfg = self.experiment.load()
+        if self.seed is not None:
+            cfg.merge_from_dict(dict.fromkeys(self.seed_keys, self.seed))
+        if teacher is not None and has_teacher(cfg):
+            cfg.model.teacher_ckpt = teacher
+        return cfg
+
+    def record(self) -> dict[str, Any] | None:
+        """What the run has written about itself, None before it starts."""
+        path = self.folder / RECORD
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """Replace the record in one step."""
+        path = self.folder / RECORD
+        temporary = path.with_suffix('.tmp')
+        temporary.write_text(json.dumps(record, indent=1) + '\n')
+        os.replace(temporary, path)
+
+    @property
+    def status(self) -> str:
+        """``'running'`` is half-finished as well, ``'open'`` not started."""
+        return (self.record() or {}).get('status', 'open')
+
+    def checkpoint(self) -> Path | None:
+        """The latest checkpoint, None if there is none."""
+        latest = self.folder / 'last_checkpoint'
+        if not latest.is_file():
+            return None
+        # By its name, as the folder may have been moved.
+        path = self.folder / Path(latest.read_text().strip()).name
+        return path if path.is_file() else None
+
+    def holds_other_work(self, digest: str) -> bool:
+        """Whether its result or checkpoint has another fingerprint."""
+        record = self.record()
+        if record is None or record['fingerprint'] == digest:
+            return False
+        return self.status == FINISHED or self.checkpoint() is not None
+
+    def clear(self) -> None:
+        """Remove what a half-finished run has left.
+
+        Raises:
+            RunError: If the folder holds files that are not a run's.
+        """
+        found = [p for p in self.folder.iterdir() if p.name != LOCK]
+        if found and self.record() is None:
+            raise RunError(
+                f'{self.folder} holds files but no record of a run; move '
+                'them away, or choose another folder with --out'
+            )
+        for path in found:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def runs_of(
+    study: Study,
+    out: Path,
+    names: Iterable[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[Run]:
+    """Runs of a study, seed by seed.
+
+    Args:
+        study: The study.
+        out: Folder of the study's runs.
+        names: Experiments to run, None for all.
+        seeds: Seeds to run, None for the study's.
+    """
+    experiments = study.select(names)
+    return [
+        Run(
+            experiment,
+            seed,
+            out / experiment.name / f'seed-{seed}',
+            study.seed_keys,
+        )
+        for seed in (study.seeds if seeds is None else seeds)
+        for experiment in experiments
+    ]
+
+
+def teacher_run(study: Study, out: Path) -> Run | None:
+    """The run of the study's teacher, None where there is none."""
+    if study.teacher is None:
+        return None
+    return Run(study.teacher, None, out / TEACHER)
+
+
+def has_teacher(cfg: Config) -> bool:
+    """Whether the config distils from a teacher."""
+    return 'teacher' in cfg.model
+
+
+def fingerprint(
+    experiment: Experiment, teacher: str | None, arguments: Iterable[str] = ()
+) -> str:
+    """Hash of all that decides a result but the seed.
+
+    That is the config with its bases and options, what the teacher's
+    checkpoint holds, and the further arguments. Where this package lies
+    decides nothing.
+    """
+    cfg = experiment.load()
+    digest = hashlib.sha256()
+    if teacher is not None and has_teacher(cfg):
+        cfg.model.teacher_ckpt = None
+        digest.update(Path(teacher).read_bytes())
+    text = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
+    digest.update(text.replace(_ROOT, '').encode())
+    digest.update('\0'.join(arguments).encode())
+    return digest.hexdigest()[:16]
+
+
+def read_curve(folder: Path) -> list[tuple[int, float]]:
+    """Epoch and top-1 of every validation that MMEngine logged in a folder.
+
+    A resumed run has one log per start; where two hold the same epoch, the
+    later one counts.
+    """
+    curve: dict[int, float] = {}
+    for path in sorted(folder.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            if METRIC in entry:
+                curve[int(entry['step'])] = float(entry[METRIC])
+    return sorted(curve.items())
+
+
+def finished_curve(
+    folder: Path, code: int, max_epochs: int | None
+) -> list[tuple[int, float]]:
+    """Validations of a training that ran to its end.
+
+    Raises:
+        RunError: If it did not.
+    """
+    log = folder / LOG
+    if code:
+        lines = log.read_text(errors='replace').rstrip().splitlines()
+        last = lines[-1] if lines else 'no output'
+        raise RunError(f'exit status {code}: {last} (see {log})')
+    curve = read_curve(folder)
+    if not curve or curve[-1][0] != (max_epochs or curve[-1][0]):
+        raise RunError(
+            f'no top-1 of epoch {max_epochs}: validated after epochs '
+            f'{[epoch for epoch, _ in curve]} (see {log})'
+        )
+    return curve

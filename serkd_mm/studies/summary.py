@@ -1,0 +1,153 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Mean, spread and paired difference over the seeds of a study."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .runs import FINISHED, Run
+from .study import Experiment, Study
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Mean and sample standard deviation.
+
+    Attributes:
+        count: Number of values.
+        mean: Their mean, None without values.
+        std: Their sample standard deviation (``count - 1`` degrees of
+            freedom), None below two values.
+    """
+
+    count: int
+    mean: float | None
+    std: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Statistic:
+        """Summarise values.
+
+        Example:
+            >>> Statistic.of([1.0, 2.0, 6.0]).mean
+            3.0
+        """
+        return cls(
+            len(values),
+            statistics.fmean(values) if values else None,
+            statistics.stdev(values) if len(values) > 1 else None,
+        )
+
+    def text(self, sign: str = '') -> str:
+        """Mean ± standard deviation with two digits."""
+        if self.mean is None:
+            return ''
+        spread = '' if self.std is None else f' ± {self.std:.2f}'
+        return f'{self.mean:{sign}.2f}{spread}'
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment of a study, over its seeds.
+
+    Attributes:
+        experiment: The experiment.
+        top1: Top-1 of the last epoch by seed.
+        best: Best top-1 of any epoch by seed.
+        seconds: Seconds of the runs that were trained in one go.
+        difference: Top-1 less that of the baseline at the same seed.
+        unfinished: Seeds without result and the state of their runs.
+    """
+
+    experiment: Experiment
+    top1: dict[int | None, float]
+    best: dict[int | None, float]
+    seconds: Statistic
+    difference: Statistic
+    unfinished: dict[int | None, str]
+
+    @property
+    def last(self) -> Statistic:
+        """Top-1 of the last epoch over the seeds."""
+        return Statistic.of(list(self.top1.values()))
+
+
+def summarise(study: Study, runs: Sequence[Run]) -> list[Row]:
+    """Rows of a study in its order, from the records of its runs.
+
+    Raises:
+        ValueError: If the finished runs of one experiment had different
+            configs, teachers or arguments.
+    """
+    records = {
+        experiment.name: {
+            run.seed: run.record() or {}
+            for run in runs
+            if run.experiment.name == experiment.name
+        }
+        for experiment in study.experiments
+    }
+    top1 = {name: _values(found, 'last') for name, found in records.items()}
+    return [
+        _row(
+            experiment,
+            records[experiment.name],
+            top1[experiment.name],
+            top1[study.baseline] if study.baseline else {},
+        )
+        for experiment in study.experiments
+        if records[experiment.name]
+    ]
+
+
+def paired(
+    values: Mapping[Any, float], baseline: Mapping[Any, float]
+) -> Statistic:
+    """Differences to the baseline at the seeds that both have.
+
+    Example:
+        >>> paired({0: 3.0, 1: 5.0, 2: 9.0}, {0: 2.0, 1: 2.0})
+        Statistic(count=2, mean=2.0, std=1.4142135623730951)
+    """
+    common = [seed for seed in values if seed in baseline]
+    return Statistic.of([values[seed] - baseline[seed] for seed in common])
+
+
+def _row(
+    experiment: Experiment,
+    records: dict[int | None, dict],
+    top1: dict[int | None, float],
+    baseline: dict[int | None, float],
+) -> Row:
+    finished = {s: r for s, r in records.items() if s in top1}
+    if len({record['fingerprint'] for record in finished.values()}) > 1:
+        raise ValueError(
+            f'the runs of {experiment.name!r} had different configs, '
+            f'teachers or arguments: '
+            f'{ ({s: r["fingerprint"] for s, r in finished.items()}) }; move '
+            'those that do not belong here away'
+        )
+    in_one_go = [r for r in finished.values() if not r['resumed']]
+    return Row(
+        experiment,
+        top1,
+        _values(records, 'best'),
+        Statistic.of([record['seconds'] for record in in_one_go]),
+        paired(top1, baseline),
+        {
+            seed: record.get('error') or record.get('status', 'open')
+            for seed, record in records.items()
+            if seed not in top1
+        },
+    )
+
+
+def _values(records: dict[int | None, dict], key: str) -> dict:
+    return {
+        seed: record[key]
+        for seed, record in records.items()
+        if record.get('status') == FINISHED
+    }

@@ -1,0 +1,214 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Train the runs of a study, several at a time, and go on where it stopped."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from ..benchmarks.measure import Options
+from ..benchmarks.report import environment
+from .process import Launcher, RunError, lock
+from .runs import (
+    FAILED,
+    FINISHED,
+    LOG,
+    RUNNING,
+    Run,
+    fingerprint,
+    finished_curve,
+    has_teacher,
+    teacher_run,
+)
+from .study import Study
+
+
+@dataclass
+class Sweep:
+    """Trains the runs that are not finished.
+
+    Attributes:
+        study: The study.
+        out: Folder of the study's runs.
+        launcher: Starts the trainings.
+        jobs: Trainings at a time.
+        teacher: Checkpoint in the place of the study's own teacher.
+    """
+
+    study: Study
+    out: Path
+    launcher: Launcher
+    jobs: int = 1
+    teacher: str | None = None
+    _stopped: threading.Event = field(default_factory=threading.Event)
+    # Reading and formatting configs is not made for threads.
+    _config_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self, runs: Sequence[Run]) -> dict[str, str]:
+        """Train what is not finished; the study's teacher first.
+
+        A failed run does not touch the others. An interruption ends the
+        trainings, whose runs then are half-finished.
+
+        Args:
+            runs: Runs of the study.
+
+        Returns:
+            What went wrong, by the title of the run.
+
+        Raises:
+            ValueError: If a run was trained with another config, teacher or
+                arguments. No run beside the teacher is started then.
+        """
+        first = teacher_run(self.study, self.out)
+        failures = {}
+        if self.teacher is None and first is not None:
+            failures = self._run_all([first])
+            if not failures:
+                self.teacher = str(first.checkpoint())
+        if failures:
+            # Those that learn without the teacher still can.
+            message = 'not started, as the teacher failed'
+            needy = [run for run in runs if has_teacher(run.config())]
+            failures.update({run.title: message for run in needy})
+            runs = [run for run in runs if run not in needy]
+        return {**failures, **self._run_all(runs)}
+
+    def _run_all(self, runs: Sequence[Run]) -> dict[str, str]:
+        digests = self._fingerprints(runs)
+        todo = [run for run in runs if run.status != FINISHED]
+        done, failures = len(runs) - len(todo), {}
+        if done:
+            print(f'{done} of {len(runs)} runs are finished', flush=True)
+        slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slot in range(self.jobs):
+            slots.put(slot)
+        with ThreadPoolExecutor(self.jobs) as pool:
+            futures = {
+                pool.submit(
+                    self._run_one, run, digests[run.experiment.name], slots
+                ): run
+                for run in todo
+            }
+            try:
+                for future in as_completed(futures):
+                    done, run = done + 1, futures[future]
+                    message = _outcome(future)
+                    if future.exception() is not None:
+                        failures[run.title] = message
+                        message = f'FAILED: {message}'
+                    progress = f'[{done}/{len(runs)}] {run.title}'
+                    print(f'{progress}: {message}', flush=True)
+            except KeyboardInterrupt:
+                self._stopped.set()
+                self.launcher.stop()
+                raise
+        return failures
+
+    def _fingerprints(self, runs: Sequence[Run]) -> dict[str, str]:
+        """Fingerprint of every experiment, compared with those recorded."""
+        found: dict[str, str] = {}
+        for run in runs:
+            if run.experiment.name not in found:
+                found[run.experiment.name] = fingerprint(
+                    run.experiment, self.teacher, self.launcher.arguments
+                )
+        others = [
+            str(run.folder)
+            for run in runs
+            if run.holds_other_work(found[run.experiment.name])
+        ]
+        if others:
+            raise ValueError(
+                f'{len(others)} runs were trained with another config, '
+                f'teacher or arguments: {", ".join(others)}; move them away, '
+                'or choose another folder with --out'
+            )
+        return found
+
+    def _run_one(
+        self, run: Run, digest: str, slots: queue.SimpleQueue[int]
+    ) -> str:
+        slot = slots.get()
+        try:
+            if self._stopped.is_set():
+                raise RunError('not started')
+            with lock(run.folder) as held:
+                # Another sweep may have been faster.
+                if run.status == FINISHED:
+                    return 'finished elsewhere'
+                return self._train(run, digest, slot, held)
+        finally:
+            slots.put(slot)
+
+    def _train(self, run: Run, digest: str, slot: int, held: IO) -> str:
+        resume = self.study.resume and run.checkpoint() is not None
+        if not resume:
+            run.clear()
+        config = run.folder / 'config.py'
+        with self._config_lock:
+            cfg = run.config(self.teacher)
+            cfg.dump(config)
+        record = self._record(run, digest, resume)
+        run.write_record(record)
+        command = self.launcher.command(config, resume)
+        started = time.perf_counter()
+        code = self.launcher.call(command, run.folder / LOG, slot, held)
+        record['seconds'] = round(time.perf_counter() - started, 3)
+        if self._stopped.is_set():
+            raise RunError('interrupted')
+        try:
+            curve = finished_curve(
+                run.folder, code, cfg.train_cfg.get('max_epochs')
+            )
+        except RunError as error:
+            run.write_record({**record, 'status': FAILED, 'error': str(error)})
+            raise
+        run.write_record({**record, **result(curve), 'status': FINISHED})
+        return f'top-1 {curve[-1][1]:.2f} ({record["seconds"]:.0f} s)'
+
+    def _record(self, run: Run, digest: str, resume: bool) -> dict[str, Any]:
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        options = Options(device=device, threads=self.launcher.threads)
+        where = environment(options, ' '.join(self.launcher.arguments))
+        where['arguments'] = where.pop('command')
+        return dict(
+            status=RUNNING,
+            study=self.study.name,
+            experiment=run.experiment.name,
+            config=run.experiment.config.name,
+            options=run.experiment.options,
+            seed=run.seed,
+            fingerprint=digest,
+            resumed=resume,
+            environment={
+                **where,
+                'processes': self.launcher.gpus or 1,
+                'jobs': self.jobs,
+            },
+        )
+
+
+def result(curve: Sequence[tuple[int, float]]) -> dict[str, Any]:
+    """What a record says about the validations of a finished run."""
+    best_epoch, best = max(curve, key=lambda point: (point[1], -point[0]))
+    return dict(
+        last=curve[-1][1], best=best, best_epoch=best_epoch, curve=list(curve)
+    )
+
+
+def _outcome(future: Future) -> str:
+    """Result or error of a run, for the user."""
+    error = future.exception()
+    if error is None:
+        return future.result()
+    kind = '' if isinstance(error, RunError) else f'{type(error).__name__}: '
+    return f'{kind}{error}'

@@ -1,0 +1,343 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""What a sweep trains, leaves alone, starts again and reports."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serkd_mm.studies import Run, Study, Sweep, runs_of
+from serkd_mm.studies import sweep as sweep_module
+from serkd_mm.studies.process import lock, slot_environment
+
+from .fakes import launcher, started, starts, write_config, write_study
+
+
+def sweep(
+    study: Study,
+    folder: Path,
+    *arguments: str,
+    only: list[str] | None = None,
+    **settings: Any,
+) -> dict[str, str]:
+    out = folder / 'out'
+    runs = runs_of(study, out, only)
+    return Sweep(study, out, launcher(*arguments), **settings).run(runs)
+
+
+def run_of(study: Study, folder: Path, name: str, seed: int) -> Run:
+    (run,) = runs_of(study, folder / 'out', [name], [seed])
+    return run
+
+
+def record(study: Study, folder: Path, name: str, seed: int) -> dict:
+    found = run_of(study, folder, name, seed).record()
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """Experiments a and b; b fails while the file ``key`` is missing."""
+    write_config(tmp_path, 'a', top1=[70.0, 50.0])
+    write_config(tmp_path, 'b', needs=str(tmp_path / 'key'))
+    (tmp_path / 'key').touch()
+    return write_study(tmp_path, 'a', 'b')
+
+
+def test_every_run_is_trained_once_and_recorded(
+    study: Study, tmp_path: Path
+) -> None:
+    assert sweep(study, tmp_path) == {}
+
+    # Seed by seed, so that a half-finished sweep compares already.
+    expected = ['a/seed-1', 'b/seed-1', 'a/seed-2', 'b/seed-2']
+    assert started(tmp_path) == expected
+    found = record(study, tmp_path, 'a', 2)
+    assert (found['last'], found['best'], found['best_epoch']) == (52, 72, 1)
+    assert found['curve'] == [[1, 72.0], [2, 52.0]]
+    assert (found['config'], found['seed']) == ('a.py', 2)
+    assert (found['status'], found['resumed']) == ('finished', False)
+    assert found['seconds'] > 0
+    where = found['environment']
+    assert {'device', 'torch', 'mmrazor', 'serkd_mm', 'date'} < set(where)
+    assert (where['threads'], where['jobs'], where['processes']) == (1, 1, 1)
+
+
+def test_a_second_sweep_trains_nothing(study: Study, tmp_path: Path) -> None:
+    sweep(study, tmp_path)
+    before = record(study, tmp_path, 'a', 1)
+
+    assert sweep(study, tmp_path) == {}
+
+    assert len(starts(tmp_path)) == 4
+    assert record(study, tmp_path, 'a', 1) == before
+
+
+def test_a_failed_run_is_reported_and_the_others_go_on(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / 'key').unlink()
+
+    failures = sweep(study, tmp_path)
+
+    assert set(failures) == {'b seed 1', 'b seed 2'}
+    assert 'exit status 1: ValueError: it lacks' in failures['b seed 1']
+    assert 'train.log' in failures['b seed 1']
+    assert record(study, tmp_path, 'b', 1)['status'] == 'failed'
+    assert record(study, tmp_path, 'a', 2)['status'] == 'finished'
+    assert '[2/4] b seed 1: FAILED: exit' in capsys.readouterr().out
+
+    # The cause is mended: only what failed is trained.
+    (tmp_path / 'key').touch()
+    assert sweep(study, tmp_path) == {}
+    assert started(tmp_path)[4:] == ['b/seed-1', 'b/seed-2']
+    assert 'error' not in record(study, tmp_path, 'b', 1)
+
+
+def half_finish(study: Study, folder: Path, checkpoint: bool) -> Run:
+    """What a run leaves that is killed after its first epoch."""
+    sweep(study, folder, only=['a'])
+    run = run_of(study, folder, 'a', 1)
+    found = run.record()
+    assert found is not None
+    kept = ('status', 'fingerprint', 'resumed')
+    run.write_record({k: {**found, 'status': 'running'}[k] for k in kept})
+    scalars = run.folder / '1_started' / 'vis_data' / 'scalars.json'
+    lines = scalars.read_text().splitlines(keepends=True)
+    scalars.write_text(''.join(lines[:2]).replace('71', '33'))
+    if not checkpoint:
+        (run.folder / 'last_checkpoint').unlink()
+    return run
+
+
+def test_a_half_finished_run_starts_again_from_nothing(
+    study: Study, tmp_path: Path
+) -> None:
+    run = half_finish(study, tmp_path, checkpoint=False)
+    (run.folder / 'leftover').mkdir()
+
+    sweep(study, tmp_path, only=['a'])
+
+    assert started(tmp_path)[2:] == ['a/seed-1']
+    assert '--resume' not in starts(tmp_path)[-1]['arguments']
+    assert record(study, tmp_path, 'a', 1)['curve'] == [[1, 71], [2, 51]]
+    assert not (run.folder / 'leftover').exists()
+
+
+def test_a_half_finished_run_goes_on_from_its_checkpoint(
+    study: Study, tmp_path: Path
+) -> None:
+    half_finish(study, tmp_path, checkpoint=True)
+
+    sweep(study, tmp_path, only=['a'])
+
+    assert starts(tmp_path)[-1]['arguments'][-1] == '--resume'
+    found = record(study, tmp_path, 'a', 1)
+    # The first epoch of the first start, the second of the second.
+    assert found['curve'] == [[1, 33], [2, 51]]
+    assert found['resumed']
+
+
+def test_a_study_may_want_its_runs_in_one_go(
+    study: Study, tmp_path: Path
+) -> None:
+    half_finish(study, tmp_path, checkpoint=True)
+    study = write_study(tmp_path, 'a', 'b', resume=False)
+
+    sweep(study, tmp_path, only=['a'])
+
+    assert '--resume' not in starts(tmp_path)[-1]['arguments']
+    assert record(study, tmp_path, 'a', 1)['curve'] == [[1, 71], [2, 51]]
+
+
+@pytest.mark.parametrize('change', ['config', 'arguments', 'options'])
+def test_results_of_another_config_are_neither_mixed_nor_lost(
+    change: str, study: Study, tmp_path: Path
+) -> None:
+    sweep(study, tmp_path, only=['a'])
+    before = record(study, tmp_path, 'a', 1)
+    arguments = ['--amp'] if change == 'arguments' else []
+    if change == 'config':
+        write_config(tmp_path, 'a', top1=[70.0, 50.0], lr=2)
+    elif change == 'options':
+        study = study.with_options({'lr': 2})
+
+    with pytest.raises(ValueError, match=r'2 runs .* another config') as error:
+        sweep(study, tmp_path, *arguments)
+
+    assert str(tmp_path / 'out' / 'a' / 'seed-2') in str(error.value)
+    assert '--out' in str(error.value)
+    assert len(starts(tmp_path)) == 2
+    assert record(study, tmp_path, 'a', 1) == before
+
+
+def test_a_failed_run_without_checkpoint_takes_the_mended_config(
+    study: Study, tmp_path: Path
+) -> None:
+    (tmp_path / 'key').unlink()
+    sweep(study, tmp_path, only=['b'])
+    write_config(tmp_path, 'b')
+
+    assert sweep(study, tmp_path, only=['b']) == {}
+
+
+def test_files_of_somebody_else_stay(study: Study, tmp_path: Path) -> None:
+    folder = run_of(study, tmp_path, 'a', 1).folder
+    folder.mkdir(parents=True)
+    (folder / 'thesis.txt').write_text('unique')
+
+    failures = sweep(study, tmp_path, only=['a'])
+
+    assert list(failures) == ['a seed 1']
+    assert 'no record of a run' in failures['a seed 1']
+    assert (folder / 'thesis.txt').read_text() == 'unique'
+
+
+def test_a_training_that_stops_early_is_no_result(tmp_path: Path) -> None:
+    write_config(tmp_path, 'a', top1=[70.0])
+    study = write_study(tmp_path, 'a', seeds=[0])
+
+    failures = sweep(study, tmp_path)
+
+    assert 'no top-1 of epoch 2: validated after epochs [1]' in str(failures)
+
+
+# -- teacher ----------------------------------------------------------------
+
+
+@pytest.fixture
+def taught(tmp_path: Path) -> Study:
+    """An experiment alone and one with the study's teacher."""
+    write_config(tmp_path, 'alone')
+    write_config(
+        tmp_path, 'kd', model={'teacher': {}, 'teacher_ckpt': 'own.pth'}
+    )
+    write_config(tmp_path, 'big', needs=str(tmp_path / 'key'))
+    return write_study(
+        tmp_path, 'alone', 'kd', teacher={'config': 'big.py'}, seeds=[1, 2]
+    )
+
+
+def test_the_teacher_is_trained_once_and_first(
+    taught: Study, tmp_path: Path
+) -> None:
+    (tmp_path / 'key').touch()
+
+    assert sweep(taught, tmp_path, jobs=2) == {}
+
+    notes = starts(tmp_path)
+    assert Path(notes[0]['folder']) == tmp_path / 'out' / 'teacher'
+    assert len(notes) == 5
+    teachers = {Path(n['folder']).parent.name: n['teacher'] for n in notes}
+    assert teachers['alone'] is None
+    assert teachers['kd'] == str(tmp_path / 'out' / 'teacher' / 'epoch_2.pth')
+
+
+def test_who_needs_no_teacher_does_without_a_failed_one(
+    taught: Study, tmp_path: Path
+) -> None:
+    failures = sweep(taught, tmp_path)
+
+    assert set(failures) == {'teacher', 'kd seed 1', 'kd seed 2'}
+    assert failures['kd seed 1'] == 'not started, as the teacher failed'
+    assert record(taught, tmp_path, 'alone', 2)['status'] == 'finished'
+
+
+def test_students_of_another_teacher_are_not_mixed(
+    taught: Study, tmp_path: Path
+) -> None:
+    for name in ('one', 'two'):
+        (tmp_path / f'{name}.pth').write_text(name)
+    sweep(taught, tmp_path, teacher=str(tmp_path / 'one.pth'))
+    assert len(starts(tmp_path)) == 4
+    assert starts(tmp_path)[1]['teacher'] == str(tmp_path / 'one.pth')
+
+    with pytest.raises(ValueError, match='2 runs .* another config, teacher'):
+        sweep(taught, tmp_path, teacher=str(tmp_path / 'two.pth'))
+    assert len(starts(tmp_path)) == 4
+
+
+# -- several at a time ------------------------------------------------------
+
+
+def test_jobs_run_at_the_same_time_in_places_of_their_own(
+    tmp_path: Path,
+) -> None:
+    # Each waits for the other one.
+    write_config(tmp_path, 'a', meets=True)
+    study = write_study(tmp_path, 'a')
+
+    assert sweep(study, tmp_path, jobs=2) == {}
+
+    assert {start['port'] for start in starts(tmp_path)} == {'29500', '29501'}
+
+
+def test_slots_share_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,5,6,7')
+    name = 'CUDA_VISIBLE_DEVICES'
+
+    single = [slot_environment(slot, None, 1)[name] for slot in range(5)]
+    double = [slot_environment(slot, 2, 1)[name] for slot in range(2)]
+
+    assert single == ['4', '5', '6', '7', '4']
+    assert double == ['4,5', '6,7']
+    assert slot_environment(0, None, 3)['OMP_NUM_THREADS'] == '3'
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    assert name not in slot_environment(0, 1, 1)
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(
+    study: Study, tmp_path: Path
+) -> None:
+    run = run_of(study, tmp_path, 'a', 1)
+
+    with lock(run.folder):
+        failures = sweep(study, tmp_path)
+
+    assert list(failures) == ['a seed 1']
+    assert 'another process is training it' in failures['a seed 1']
+    assert started(tmp_path) == ['b/seed-1', 'a/seed-2', 'b/seed-2']
+
+
+def test_an_interruption_ends_the_trainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_config(tmp_path, 'a', sleeps=True)
+    study = write_study(tmp_path, 'a', seeds=[1, 2, 3])
+    run = run_of(study, tmp_path, 'a', 1)
+
+    def interrupt(futures: object) -> None:
+        while not starts(tmp_path):
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep_module, 'as_completed', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(study, tmp_path)
+
+    # The second has not begun and the first not written its result.
+    assert started(tmp_path) == ['a/seed-1']
+    assert run.status == 'running'
+    assert not list(run.folder.glob('*_started'))
+    # A training holds the lock as long as it lives.
+    with lock(run.folder):
+        pass
+
+
+def test_a_record_is_replaced_in_one_step(
+    study: Study, tmp_path: Path
+) -> None:
+    run = run_of(study, tmp_path, 'a', 1)
+    run.folder.mkdir(parents=True)
+    run.write_record({'status': 'running'})
+
+    with pytest.raises(TypeError):
+        run.write_record({'status': object()})
+
+    text = (run.folder / 'run.json').read_text()
+    assert json.loads(text) == {'status': 'running'}
