@@ -1,0 +1,24 @@
+# Relations of all 64 visual tokens, on 5 labels per class of the digits. Raw
+# tokens, without clustering and so without norm.
+# Top-1: table of tools/ablate.py, see ../README.md.
+_base_ = '../quickstart/serkd.py'
+
+model = dict(
+    distiller=dict(
+        connectors=dict(
+            _delete_=True,
+            student_tokens=dict(type='VisualTokens', num_prefix_tokens=2),
+            teacher_tokens=dict(type='VisualTokens', num_prefix_tokens=1),
+        ),
+        loss_forward_mappings=dict(
+            loss_distance=dict(
+                preds_S=dict(connector='student_tokens', connector_idx=0),
+                preds_T=dict(connector='teacher_tokens', connector_idx=0),
+            ),
+            loss_angle=dict(
+                preds_S=dict(connector='student_tokens', connector_idx=0),
+                preds_T=dict(connector='teacher_tokens', connector_idx=0),
+            ),
+        ),
+    )
+)

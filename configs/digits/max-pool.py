@@ -1,0 +1,27 @@
+# Relations of max-pooled tokens, 2x2 each, on 5 labels per class of the
+# digits. Raw tokens, without clustering and so without norm.
+# Top-1: table of tools/ablate.py, see ../README.md.
+_base_ = '../quickstart/serkd.py'
+
+model = dict(
+    distiller=dict(
+        connectors=dict(
+            student_superpixels=[
+                dict(type='VisualTokens', num_prefix_tokens=2),
+                dict(type='FeatureMapTokenizer', mode='max', stride=2),
+            ],
+            teacher_superpixels=[
+                dict(type='VisualTokens', num_prefix_tokens=1),
+                dict(type='FeatureMapTokenizer', mode='max', stride=2),
+            ],
+        ),
+        loss_forward_mappings=dict(
+            loss_distance=dict(
+                preds_S=dict(connector_idx=0), preds_T=dict(connector_idx=0)
+            ),
+            loss_angle=dict(
+                preds_S=dict(connector_idx=0), preds_T=dict(connector_idx=0)
+            ),
+        ),
+    )
+)

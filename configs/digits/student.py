@@ -1,0 +1,3 @@
+# Student alone on 5 labels per class of the digits.
+# Top-1: table of tools/ablate.py, see ../README.md.
+_base_ = '../quickstart/student.py'
