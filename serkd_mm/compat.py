@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -227,6 +229,33 @@ def compile_module(model: nn.Module, **options: Any) -> None:
         if isinstance(probability, np.floating):
             setattr(module, 'drop_prob', float(probability))  # noqa: B010
     model.compile(**options)
+
+
+@contextlib.contextmanager
+def decoder_messages() -> Iterator[list[str]]:
+    """Collect what image libraries write to the standard error stream.
+
+    OpenCV 4 returns a damaged JPEG as if it were whole; libjpeg's warning is
+    all there is, and C code writes it past ``sys.stderr``. What other threads
+    write meanwhile is collected too.
+
+    Yields:
+        A list, filled with the lines when the block ends.
+    """
+    lines: list[str] = []
+    kept = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as said:
+            os.dup2(said.fileno(), 2)
+            try:
+                yield lines
+            finally:
+                os.dup2(kept, 2)
+                said.seek(0)
+                text = said.read().decode(errors='replace')
+                lines += filter(None, map(str.strip, text.splitlines()))
+    finally:
+        os.close(kept)
 
 
 def prepare_cpu_distributed(cfg: Any) -> None:

@@ -7,6 +7,7 @@ imports are concerned, and is skipped where the installed stack has none.
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import mmrazor
+import numpy as np
 import pytest
 import torch
 from mmengine import hub
@@ -23,6 +26,8 @@ from mmrazor.models.algorithms import BaseAlgorithm
 from torch import nn
 
 from serkd_mm import compat
+
+from .datasets.images import damaged, jpeg
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -254,6 +259,36 @@ def test_an_unknown_own_config_lists_those_there_are(
     leaf.write_text(f"_base_ = 'serkd_mm::{name}'\n")
     with pytest.raises(FileNotFoundError, match=known):
         Config.fromfile(leaf)
+
+
+def test_opencv_hides_that_a_jpeg_is_damaged_and_the_cure_tells(
+    capfd: pytest.CaptureFixture,
+) -> None:
+    content = np.frombuffer(damaged(jpeg()), np.uint8)
+
+    assert cv2.imdecode(content, cv2.IMREAD_COLOR) is not None
+    fault = capfd.readouterr().err.strip()
+    assert fault.startswith('Corrupt JPEG data')
+
+    with compat.decoder_messages() as messages:
+        cv2.imdecode(content, cv2.IMREAD_COLOR)
+        os.write(2, b'two\nlines\n')
+    os.write(2, b'later\n')
+
+    assert messages == [fault, 'two', 'lines']
+    assert capfd.readouterr().err == 'later\n'
+
+
+def test_the_error_stream_is_back_after_an_error(
+    capfd: pytest.CaptureFixture,
+) -> None:
+    open_files = len(os.listdir('/dev/fd'))
+    with pytest.raises(KeyError), compat.decoder_messages():
+        raise KeyError
+    os.write(2, b'later\n')
+
+    assert capfd.readouterr().err == 'later\n'
+    assert len(os.listdir('/dev/fd')) == open_files
 
 
 def test_applying_the_cures_twice_changes_nothing() -> None:

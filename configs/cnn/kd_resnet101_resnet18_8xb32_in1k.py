@@ -3,7 +3,7 @@
 # Top-1 on ImageNet-1k: 71.09 (paper), not run.
 _base_ = [
     '../_base_/models/kd_resnet101_resnet18.py',
-    'mmpretrain::_base_/datasets/imagenet_bs32.py',
+    '../_base_/datasets/imagenet_bs32.py',
     'mmpretrain::_base_/schedules/imagenet_bs256.py',
     '../_base_/default_runtime.py',
 ]

@@ -1,11 +1,16 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from .atomic_backend import AtomicLocalBackend
-from .hooks import AtomicCheckpointHook, StopOnSignalHook
+from .hooks import (
+    AtomicCheckpointHook,
+    BrokenImagesHook,
+    StopOnSignalHook,
+)
 from .optimizers import MergedOptimWrapperConstructor
 
 __all__ = [
     'AtomicCheckpointHook',
     'AtomicLocalBackend',
+    'BrokenImagesHook',
     'MergedOptimWrapperConstructor',
     'StopOnSignalHook',
 ]

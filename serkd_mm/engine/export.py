@@ -130,10 +130,24 @@ def _student_config(cfg: Config) -> Config:
         head['type'] = 'DeiTClsHead'
         head.pop('label_dist_head', None)
     exported['model'] = model
-    student = Config(exported)
+    student = Config(_host_datasets(exported))
     if not _names_own_class(student.pretty_text):
         student.pop('custom_imports', None)
     return student
+
+
+def _host_datasets(value: Any) -> Any:
+    """A config whose images are loaded by MMPretrain's own classes."""
+    if isinstance(value, (list, tuple)):
+        return [_host_datasets(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get('type') == 'SkipBrokenImages':
+        return _host_datasets(value['dataset'])
+    items = {key: _host_datasets(item) for key, item in value.items()}
+    if items.get('type') == 'LoadCheckedImage':
+        items['type'] = 'LoadImageFromFile'
+    return items
 
 
 def student_architecture(cfg: Config) -> ConfigDict:

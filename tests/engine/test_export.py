@@ -173,3 +173,22 @@ def test_the_exported_config_trains_without_the_package(cfg: Config) -> None:
     student = export._student_config(cfg)
     assert 'constructor' not in student.optim_wrapper
     assert student.optim_wrapper.optimizer == cfg.optim_wrapper.optimizer
+
+
+def test_images_are_loaded_by_mmpretrain(cfg: Config) -> None:
+    images = Config.fromfile(
+        ROOT / 'configs' / '_base_' / 'datasets' / 'imagenet_bs128_224.py'
+    )
+    cfg.merge_from_dict(images.to_dict())
+    cfg.train_dataloader.dataset = dict(
+        type='SkipBrokenImages', dataset=images.train_dataloader.dataset
+    )
+
+    student = export._student_config(cfg)
+
+    for name in ('train_dataloader', 'test_dataloader'):
+        dataset = student[name].dataset
+        assert dataset.type == 'ImageNet'
+        assert dataset.pipeline[0] == dict(type='LoadImageFromFile')
+        assert dataset.pipeline[1] == images[name].dataset.pipeline[1]
+    assert 'LoadCheckedImage' not in student.pretty_text

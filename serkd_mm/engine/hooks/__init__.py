@@ -1,5 +1,10 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .broken_images_hook import BrokenImagesHook
 from .stop_on_signal_hook import StopOnSignalHook
 
-__all__ = ['AtomicCheckpointHook', 'StopOnSignalHook']
+__all__ = [
+    'AtomicCheckpointHook',
+    'BrokenImagesHook',
+    'StopOnSignalHook',
+]

@@ -1,0 +1,154 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+from __future__ import annotations
+
+import io
+import logging
+import re
+import sys
+
+import mmcv
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
+from mmengine import fileio
+from mmengine.logging import print_log
+from mmpretrain.registry import TRANSFORMS
+from PIL import Image, UnidentifiedImageError
+
+from ... import compat
+
+# Pillow's modes of more than 8 bits per channel.
+_DEEP_MODES = ('I', 'F', 'I;16', 'I;16B', 'I;16L', 'I;16N')
+_JPEG = b'\xff\xd8'
+# libjpeg's warnings of missing picture data. Extraneous bytes are none: files
+# of widely used data sets have some behind or between whole pictures.
+_LOST = re.compile(
+    r'Premature end of JPEG|Corrupt JPEG data: (?!\d+ extraneous)|'
+    r'Inconsistent progression'
+)
+
+
+class BrokenImageError(ValueError):
+    """An image file that cannot be decoded in full; the message names it."""
+
+
+@TRANSFORMS.register_module()
+class LoadCheckedImage(LoadImageFromFile):
+    """Load an image, or say which file is broken and why.
+
+    The pixels are those of :class:`mmcv.transforms.LoadImageFromFile`, whose
+    arguments it shares; a file that is empty, cut off or damaged is an error
+    instead of a partly grey picture or a message without a name. Colour
+    images come out as three channels of 8 bits whatever the file holds: grey
+    is repeated, CMYK converted, transparency dropped and 16 bits scaled (an
+    error with the Pillow backend, which would clip them). Of an animation the
+    first frame is taken, which is said once per process.
+
+    What the decoder does not tell is not found: JPEG has no checksum, so
+    changed bytes that decode to other pixels stay unnoticed, and the Pillow
+    backend takes more of them than OpenCV's.
+
+    Args:
+        to_float32: Whether to convert the image to float32.
+        color_type: Flag of :func:`mmcv.imfrombytes`.
+        imdecode_backend: Backend of :func:`mmcv.imfrombytes`.
+        backend_args: Where the file is, see :func:`mmengine.fileio.get`.
+    """
+
+    def __init__(
+        self,
+        to_float32: bool = False,
+        color_type: str = 'color',
+        imdecode_backend: str = 'cv2',
+        backend_args: dict | None = None,
+    ) -> None:
+        # No ignore_empty: the dataset would draw another image and not say so.
+        super().__init__(
+            to_float32=to_float32,
+            color_type=color_type,
+            imdecode_backend=imdecode_backend,
+            backend_args=backend_args,
+        )
+        self._said_animated = False
+
+    def transform(self, results: dict) -> dict:
+        """Load the image of ``img_path``.
+
+        Args:
+            results: Sample with the key ``img_path``.
+
+        Returns:
+            The sample with ``img`` (BGR, uint8), ``img_shape`` and
+            ``ori_shape``.
+
+        Raises:
+            OSError: If the file cannot be read.
+            BrokenImageError: If it cannot be decoded in full.
+        """
+        path = results['img_path']
+        content = fileio.get(path, backend_args=self.backend_args)
+        try:
+            image = self._decode(content, path)
+        except Exception as error:
+            fault = str(error).strip().splitlines()[:1] or ['']
+            raise BrokenImageError(
+                f'broken image {path!r}: {fault[0]}; replace the file, or '
+                'train without such images (--skip-broken-images)'
+            ) from error
+        if self.to_float32:
+            image = image.astype(np.float32)
+        results['img'] = image
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        return results
+
+    def _decode(self, content: bytes, path: str) -> np.ndarray:
+        if not content:
+            raise _DecodeError('the file is empty (0 bytes)')
+        kind = 'JPEG'
+        if not content.startswith(_JPEG):
+            kind = self._check_kind(content, path)
+        with compat.decoder_messages() as messages:
+            image = mmcv.imfrombytes(
+                content, flag=self.color_type, backend=self.imdecode_backend
+            )
+        lost = [line for line in messages if _LOST.match(line)]
+        if image is None or lost:
+            said = ''.join(f' ({line})' for line in (lost or messages)[:1])
+            raise _DecodeError(
+                f'{self.imdecode_backend} cannot decode this {kind} of '
+                f'{len(content)} bytes{said}; it is damaged or cut off, or '
+                'the backend does not know the format'
+            )
+        for line in messages:
+            print(f'{path}: {line}', file=sys.stderr)
+        color = self.color_type.startswith('color')
+        if color and (image.dtype != np.uint8 or image.shape[2:] != (3,)):
+            raise _DecodeError(
+                f'{self.imdecode_backend} gave {image.dtype} of shape '
+                f'{image.shape}, not three channels of 8 bits'
+            )
+        return image
+
+    def _check_kind(self, content: bytes, path: str) -> str:
+        """Format of a file that is no JPEG; refuses what would be clipped."""
+        try:
+            image = Image.open(io.BytesIO(content))
+        except UnidentifiedImageError:
+            return 'file of an unknown format'
+        if self.imdecode_backend == 'pillow' and image.mode in _DEEP_MODES:
+            raise _DecodeError(
+                f'Pillow would clip its {image.mode} pixels at 255; use '
+                "imdecode_backend='cv2'"
+            )
+        if getattr(image, 'is_animated', False) and not self._said_animated:
+            self._said_animated = True
+            print_log(
+                f'{path} is an animation; of such files the first frame is '
+                'used',
+                logger='current',
+                level=logging.WARNING,
+            )
+        return f'{image.format} (mode {image.mode})'
+
+
+class _DecodeError(Exception):
+    """What is wrong with a file, without its name."""

@@ -1,0 +1,101 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from mmengine import dist
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ...datasets import SkipBrokenImages
+
+
+@HOOKS.register_module()
+class BrokenImagesHook(Hook):
+    """Say after every epoch how many broken images were replaced.
+
+    Counts what :class:`serkd_mm.datasets.SkipBrokenImages` replaced in the
+    batches that were trained on, over all workers and ranks, and names every
+    file once. The count goes to the log and, as ``replaced_images``, to the
+    visualizer. Does nothing for other datasets.
+
+    Raises:
+        ValueError: If validation would skip images: its metric would be that
+            of another set.
+    """
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._replaced: list[tuple[str, str]] = []
+        self._named: set[str] = set()
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse a validation set that would not be the whole one."""
+        if runner.val_loop is not None:
+            _check_whole(runner.val_dataloader, 'val_dataloader')
+
+    def before_test(self, runner: Runner) -> None:
+        """Refuse a test set that would not be the whole one."""
+        _check_whole(runner.test_dataloader, 'test_dataloader')
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Start counting."""
+        self._images = 0
+        self._replaced = []
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Count the replacements of a batch."""
+        if not _skips(runner.train_dataloader.dataset):
+            return
+        samples = data_batch['data_samples']
+        self._images += len(samples)
+        self._replaced += [
+            (sample.replaces, sample.img_path)
+            for sample in samples
+            if 'replaces' in sample
+        ]
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Log the count over all ranks."""
+        if not _skips(runner.train_dataloader.dataset):
+            return
+        counts = dist.all_gather_object((self._images, self._replaced))
+        images = sum(count for count, _ in counts)
+        replaced = sorted(pair for _, pairs in counts for pair in pairs)
+        new = [pair for pair in replaced if pair[0] not in self._named]
+        self._named.update(path for path, _ in new)
+        names = ', '.join(f'{path} by {other}' for path, other in new)
+        runner.logger.log(
+            logging.WARNING if replaced else logging.INFO,
+            f'Epoch(train) [{runner.epoch + 1}]: {len(replaced)} of {images} '
+            'images were broken and replaced by the next of the dataset'
+            + (f'; new ones: {names}' if names else ''),
+        )
+        runner.visualizer.add_scalar(
+            'replaced_images', len(replaced), step=runner.epoch + 1
+        )
+
+
+def _skips(dataset: Any) -> bool:
+    """Whether a dataset, or one that it wraps, replaces broken images."""
+    if isinstance(dataset, SkipBrokenImages):
+        return True
+    parts = getattr(dataset, 'datasets', [getattr(dataset, 'dataset', None)])
+    return any(_skips(part) for part in parts if part is not None)
+
+
+def _check_whole(dataloader: Any, name: str) -> None:
+    if _skips(dataloader.dataset):
+        raise ValueError(
+            f'{name}.dataset is a SkipBrokenImages, whose metric would be '
+            'that of other images; take the broken ones out of the folder or '
+            f'the annotation and set {name}.dataset to the dataset itself'
+        )
