@@ -8,11 +8,12 @@ import argparse
 
 from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
-from mmengine.runner import Runner
 
+from serkd_mm.engine.config_errors import config_errors
+from serkd_mm.engine.data_checks import check_data
 from serkd_mm.engine.launch import (
     add_runner_arguments,
-    check_data_folders,
+    build_runner,
     leave_teacher_out,
     load_config,
 )
@@ -39,14 +40,15 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
-    check_data_folders(cfg, ('test_dataloader',))
     if args.amp:
         cfg.test_cfg.fp16 = True
     leave_teacher_out(cfg)
-    runner = Runner.from_cfg(cfg)
-    if args.out and args.out_item == 'pred':
-        runner.test_evaluator.metrics.append(DumpResults(args.out))
-    metrics = runner.test()
+    with config_errors(cfg):
+        check_data(cfg, ('test_dataloader',))
+        runner = build_runner(cfg)
+        if args.out and args.out_item == 'pred':
+            runner.test_evaluator.metrics.append(DumpResults(args.out))
+        metrics = runner.test()
     if args.out and args.out_item == 'metrics':
         dump(metrics, args.out)
 

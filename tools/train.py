@@ -7,13 +7,12 @@ python tools/train.py configs/serkd_deit-s.py --amp
 import argparse
 
 from mmengine.config import Config
-from mmengine.runner import Runner
 
 from serkd_mm.engine.launch import (
     add_runner_arguments,
-    check_data_folders,
     load_config,
     resume_after_restart,
+    train,
 )
 
 
@@ -38,6 +37,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--no-validate', action='store_true', help='train without validation'
     )
+    parser.add_argument(
+        '--skip-broken-images',
+        action='store_true',
+        help='replace broken training images by the next ones, count and name '
+        'them in the log, instead of stopping',
+    )
     return parser.parse_args()
 
 
@@ -56,6 +61,10 @@ def merge_training_options(cfg: Config, args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.skip_broken_images:
+        cfg.train_dataloader.dataset = dict(
+            type='SkipBrokenImages', dataset=cfg.train_dataloader.dataset
+        )
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
@@ -66,8 +75,7 @@ def main() -> None:
     cfg = load_config(args)
     merge_training_options(cfg, args)
     resume_after_restart(cfg)
-    check_data_folders(cfg, ('train_dataloader', 'val_dataloader'))
-    Runner.from_cfg(cfg).train()
+    train(cfg)
 
 
 if __name__ == '__main__':

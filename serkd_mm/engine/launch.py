@@ -4,18 +4,36 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import inspect
 import os
 import os.path as osp
-from collections.abc import Iterable
 
 from mmengine import hub
 from mmengine.config import Config, DictAction
+from mmengine.dist import get_world_size
+from mmengine.registry import RUNNERS
+from mmengine.runner import FlexibleRunner, Runner
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import compat
+from .config_errors import config_errors
+from .data_checks import check_data
 from .export import student_architecture
+from .hooks import BrokenImagesHook
 
-# Datasets of MMPretrain that read a folder and cannot download it.
-FOLDER_DATASETS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
+# What MMEngine reads of a config beside the arguments of its runner.
+CONFIG_KEYS = (
+    'activation_checkpointing',
+    'compile',
+    'custom_imports',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'sync_bn',
+)
 
 
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,29 +89,82 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def check_data_folders(cfg: Config, names: Iterable[str]) -> None:
-    """Say which key names a folder of images that is not there.
+def train(cfg: Config) -> nn.Module:
+    """Train what a config describes.
 
     Args:
         cfg: Config of the runner.
-        names: Data loaders to look at; those that are None are left out.
+
+    Returns:
+        The trained model.
 
     Raises:
-        FileNotFoundError: If the folder of a dataset is missing.
+        Exception: Whatever the runner raises, with the path and the values of
+            the config's part that it comes from in the last line.
     """
-    for name in names:
-        key, dataset = f'{name}.dataset', (cfg.get(name) or {}).get('dataset')
-        while dataset and 'dataset' in dataset:
-            key, dataset = f'{key}.dataset', dataset['dataset']
-        if not dataset or dataset.get('type') not in FOLDER_DATASETS:
-            continue
-        root = dataset.get('data_root') or '.'
-        remote = '://' in root or dataset.get('backend_args')
-        if not remote and not osp.isdir(root):
-            raise FileNotFoundError(
-                f'{key}.data_root {root!r} is not a folder; put the images '
-                f'there or set {key}.data_root (train, val and test have one '
-                'each)'
+    with config_errors(cfg):
+        check_keys(cfg)
+        check_data(cfg, ('train_dataloader', 'val_dataloader'))
+        runner = build_runner(cfg)
+        check_batch_norm(cfg, runner.model)
+        runner.register_hook(BrokenImagesHook())
+        return runner.train()
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner of a config, MMEngine's default or ``runner_type``."""
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
+
+
+def check_keys(cfg: Config) -> None:
+    """Refuse misspelt names of the runner's settings.
+
+    MMEngine reads the names that it knows and takes others for variables of
+    the config, so that a ``param_schedulers`` would have no effect.
+
+    Args:
+        cfg: Config of the runner.
+
+    Raises:
+        ValueError: If an unknown key is nearly one of the runner's.
+    """
+    known = set(CONFIG_KEYS)
+    for runner in (Runner, FlexibleRunner):
+        known.update(inspect.signature(runner.__init__).parameters)
+    for key in set(cfg) - known:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
+        if near:
+            raise ValueError(
+                f"config key {key!r} is none of the runner's and would have "
+                f'no effect; did you mean {near[0]!r}? A variable of your '
+                'own needs a name that differs more'
+            )
+
+
+def check_batch_norm(cfg: Config, model: nn.Module) -> None:
+    """Refuse batches of one image where batch statistics are trained.
+
+    Args:
+        cfg: Config of the runner.
+        model: Model of the runner.
+
+    Raises:
+        ValueError: If each process normalises over a single image.
+    """
+    if cfg.get('train_dataloader', {}).get('batch_size') != 1:
+        return
+    model.train()
+    for name, module in model.named_modules():
+        synced = isinstance(module, nn.SyncBatchNorm) and get_world_size() > 1
+        norm = isinstance(module, _BatchNorm) and not synced
+        if norm and module.training:
+            raise ValueError(
+                'train_dataloader.batch_size is 1, but the student has batch '
+                f'norm ({name}), which would normalise every image by itself;'
+                ' set train_dataloader.batch_size to 2 or more, or '
+                "sync_bn='torch' with several processes"
             )
 
 
