@@ -153,7 +153,8 @@ def check_batch_norm(cfg: Config, model: nn.Module) -> None:
     Raises:
         ValueError: If each process normalises over a single image.
     """
-    if cfg.get('train_dataloader', {}).get('batch_size') != 1:
+    dataloader = cfg.get('train_dataloader')
+    if not isinstance(dataloader, dict) or dataloader.get('batch_size') != 1:
         return
     model.train()
     for name, module in model.named_modules():

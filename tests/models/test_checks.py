@@ -140,3 +140,83 @@ def test_networks_of_several_devices_are_not_tried() -> None:
 
     # On one device the meta tensors would meet real ones.
     assert build(teacher=teacher) is not None
+
+
+# -- recorders, weights and types -------------------------------------------
+
+
+@pytest.mark.parametrize('side', ['student', 'teacher'])
+def test_a_recorder_that_never_fires_is_named_when_built(side: str) -> None:
+    # The teacher computes no loss, the student no softmax.
+    distiller = distiller_config(losses=('loss_kd',))
+    source = 'head.loss_module' if side == 'teacher' else 'backbone.patch_norm'
+    architecture = student_config()
+    if side == 'student':
+        model = MODELS.build(architecture)
+        model.backbone.add_module('patch_norm', nn.Identity())
+        architecture = model
+    distiller[f'{side}_recorders']['logits'] = recorder(source)
+
+    with pytest.raises(RuntimeError, match='recorded 0 outputs') as error:
+        build(architecture=architecture, distiller=distiller)
+    assert f"{side} recorder 'logits' (source {source!r})" in str(error.value)
+
+
+@pytest.mark.parametrize('weight', [-1.0, -1, float('nan'), float('inf')])
+def test_a_weight_that_is_no_positive_number_is_refused(
+    weight: float,
+) -> None:
+    distiller = distiller_config()
+    distiller['distill_losses']['loss_distance']['loss_weight'] = weight
+    name = r'distiller\.distill_losses\.loss_distance\.loss_weight'
+
+    with pytest.raises(ValueError, match=rf'{name} must be finite and >= 0'):
+        build(distiller=distiller)
+
+
+@pytest.mark.parametrize('weight', ['0.5', True, [1.0], dict(value=1)])
+def test_a_weight_of_a_wrong_type_is_refused(weight: Any) -> None:
+    distiller = distiller_config()
+    distiller['distill_losses']['loss_kd']['loss_weight'] = weight
+    name = r'distiller\.distill_losses\.loss_kd\.loss_weight'
+
+    with pytest.raises(TypeError, match=rf'{name} must be a number'):
+        build(distiller=distiller)
+
+
+def test_weights_of_the_students_own_losses_are_looked_at_too() -> None:
+    architecture = student_config()
+    loss = dict(type='CrossEntropyLoss', loss_weight=-1.0)
+    architecture['head']['loss'] = loss
+
+    with pytest.raises(ValueError, match=r'head\.loss_module\.loss_weight'):
+        build(architecture=architecture)
+
+
+@pytest.mark.parametrize(('tau', 'error'), [(0, ValueError), ('4', TypeError)])
+def test_a_temperature_that_divides_by_nothing_is_refused(
+    tau: Any, error: type
+) -> None:
+    distiller = distiller_config()
+    distiller['distill_losses']['loss_kd']['tau'] = tau
+
+    with pytest.raises(error, match=r'distill_losses\.loss_kd\.tau must be'):
+        build(distiller=distiller)
+
+
+def test_a_weight_of_zero_turns_a_loss_off() -> None:
+    distiller = distiller_config()
+    distiller['distill_losses']['loss_kd']['loss_weight'] = 0
+    assert losses_of(build(distiller=distiller))['distill.loss_kd'] == 0
+
+
+@pytest.mark.parametrize('value', ['False', 1, None])
+def test_permission_for_a_random_teacher_is_a_boolean(value: Any) -> None:
+    with pytest.raises(TypeError, match='model.allow_random_teacher must be'):
+        build(allow_random_teacher=value)
+
+
+@pytest.mark.parametrize('value', [3, False, ['teacher.pth'], dict()])
+def test_a_checkpoint_is_named_by_a_string(value: Any) -> None:
+    with pytest.raises(TypeError, match='model.teacher_ckpt must be the path'):
+        build(teacher_ckpt=value)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -73,6 +74,33 @@ def _is_logits(distiller: ConfigurableDistiller, record: dict) -> bool:
     # The recorder of inputs, embeddings here, derives from this one.
     outputs = type(recorder) is ModuleOutputsRecorder
     return outputs and recorder.source.startswith('head')
+
+
+def check_weights(algorithm: FrozenTeacherDistill) -> None:
+    """Refuse losses that would be maximised, or weighted by no number.
+
+    Raises:
+        TypeError: If a ``loss_weight`` of the student or the distiller, or a
+            ``tau`` of the distiller, is no number.
+        ValueError: If one is negative, infinite or no number, or ``tau`` is 0.
+    """
+    for name, module in algorithm.named_modules():
+        for setting in ('loss_weight', 'tau'):
+            value = getattr(module, setting, None)
+            distils = name.startswith('distiller.')
+            if value is None or (setting == 'tau' and not distils):
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(
+                    f'{name}.{setting} must be a number, got {value!r}'
+                )
+            positive = value > 0 or (value == 0 and setting != 'tau')
+            if not (positive and math.isfinite(value)):
+                wanted = '> 0' if setting == 'tau' else '>= 0'
+                raise ValueError(
+                    f'{name}.{setting} must be finite and {wanted}, got '
+                    f'{value!r}'
+                )
 
 
 def dry_run(

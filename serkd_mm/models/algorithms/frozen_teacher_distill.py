@@ -15,7 +15,12 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from ... import compat
-from .checks import check_class_counts, dry_run, warn_of_idle_dist_head
+from .checks import (
+    check_class_counts,
+    check_weights,
+    dry_run,
+    warn_of_idle_dist_head,
+)
 from .renormalize import Renormalize, describe_normalization
 from .teacher import (
     build_teacher,
@@ -71,10 +76,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     Raises:
         FileNotFoundError: If ``teacher_ckpt`` names a file that is not there.
+        TypeError: If a setting or the weight of a loss has a wrong type.
         ValueError: If the teacher has no checkpoint, the checkpoint does not
             fit, teacher and student are one object or have other classes and
-            their logits are compared, or the teacher is asked to be
-            trainable.
+            their logits are compared, a loss has a negative weight, or the
+            teacher is asked to be trainable.
     """
 
     teacher: BaseModel
@@ -137,6 +143,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self._register_load_state_dict_pre_hook(_drop_teacher_keys)
         warn_of_idle_dist_head(self)
         check_class_counts(self)
+        check_weights(self)
         dry_run(self, input_size)
         if teacher_compile is not False:
             options = {} if teacher_compile is True else teacher_compile

@@ -72,8 +72,20 @@ def check_teacher_source(
 
     Raises:
         FileNotFoundError: If the path does not exist.
+        TypeError: If an argument has a wrong type.
         ValueError: If there is no checkpoint and none may be missing.
     """
+    # A string such as 'False' would count as permission.
+    if not isinstance(allow_random_teacher, bool):
+        raise TypeError(
+            'model.allow_random_teacher must be True or False, got '
+            f'{allow_random_teacher!r}'
+        )
+    if not isinstance(teacher_ckpt, (str, type(None))):
+        raise TypeError(
+            'model.teacher_ckpt must be the path or URL of a checkpoint, got '
+            f'{type(teacher_ckpt).__name__} {teacher_ckpt!r}'
+        )
     if teacher_ckpt is None:
         if not allow_random_teacher:
             raise ValueError(

@@ -13,6 +13,8 @@ from mmrazor.models.task_modules import (
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from .check_mappings import check_mappings
+
 
 @MODELS.register_module()
 class SeRKDDistiller(ConfigurableDistiller):
@@ -29,8 +31,9 @@ class SeRKDDistiller(ConfigurableDistiller):
         kwargs: Arguments of :class:`mmrazor.ConfigurableDistiller`.
 
     Raises:
-        ValueError: If a loss has no entry in ``loss_forward_mappings``, or a
-            recorder's source is no module of the model.
+        TypeError: If an entry of ``loss_forward_mappings`` has a wrong type.
+        ValueError: If a loss has no entry there, an entry names what does not
+            exist, or a recorder's source is no module of the model.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -45,6 +48,21 @@ class SeRKDDistiller(ConfigurableDistiller):
             )
         for name in set(self.connectors) - self._student_connectors():
             self.connectors[name].requires_grad_(False)
+
+    def _check_loss_forward_mappings(
+        self,
+        losses: nn.ModuleDict,
+        loss_forward_mappings: dict[str, dict],
+        student_recorders: RecorderManager,
+        teacher_recorders: RecorderManager,
+    ) -> None:
+        recorders = {
+            True: student_recorders.recorders,
+            False: teacher_recorders.recorders,
+        }
+        check_mappings(
+            loss_forward_mappings, losses, recorders, self.connectors
+        )
 
     def prepare_from_student(self, model: nn.Module) -> None:
         """Attach the student's recorders, ``model`` being the student."""

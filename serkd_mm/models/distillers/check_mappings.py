@@ -1,0 +1,121 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Mappings of a distiller that name what is not there."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+from inspect import Parameter, signature
+from typing import Any
+
+from torch import nn
+
+# Arguments of ConfigurableDistiller.get_record, and their types.
+RECORD = dict(
+    recorder=str,
+    from_student=bool,
+    record_idx=int,
+    data_idx=int,
+    connector=str,
+    connector_idx=int,
+)
+
+
+def check_mappings(
+    mappings: Mapping[str, Any],
+    losses: nn.ModuleDict,
+    recorders: Mapping[bool, Collection[str]],
+    connectors: Collection[str],
+) -> None:
+    """Refuse mappings that could not be followed.
+
+    Args:
+        mappings: ``loss_forward_mappings`` of the config.
+        losses: Built losses.
+        recorders: Names of the recorders, the student's under True.
+        connectors: Names of the connectors.
+
+    Raises:
+        TypeError: If something has another type than it needs.
+        ValueError: If a mapping names a loss, an argument, a recorder, a
+            connector or a setting that does not exist, or leaves one out
+            that is needed.
+    """
+    _check_dict('loss_forward_mappings', mappings)
+    for loss, mapping in mappings.items():
+        key = f'loss_forward_mappings.{loss}'
+        if loss not in losses:
+            raise ValueError(f'{key} {_unknown("loss", loss, losses)}')
+        _check_dict(key, mapping)
+        _check_arguments(key, mapping, losses[loss])
+        for argument, record in mapping.items():
+            _check_record(f'{key}.{argument}', record, recorders, connectors)
+
+
+def _check_arguments(key: str, mapping: dict, loss: nn.Module) -> None:
+    parameters = signature(loss.forward).parameters
+    if any(p.kind == Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    owner = f'argument of {type(loss).__name__}'
+    for argument in mapping:
+        if argument not in parameters:
+            raise ValueError(
+                f'{key}.{argument} {_unknown(owner, argument, parameters)}'
+            )
+    for name, parameter in parameters.items():
+        needed = parameter.default is Parameter.empty
+        positional = parameter.kind == Parameter.VAR_POSITIONAL
+        if needed and not positional and name not in mapping:
+            raise ValueError(
+                f'{key} lacks {name!r}, an {owner} without default; map it to '
+                'a recorder'
+            )
+
+
+def _check_record(
+    key: str,
+    record: Any,
+    recorders: Mapping[bool, Collection[str]],
+    connectors: Collection[str],
+) -> None:
+    _check_dict(key, record)
+    for name, value in record.items():
+        if name not in RECORD:
+            raise ValueError(f'{key}.{name} {_unknown("key", name, RECORD)}')
+        optional = value is None and name not in ('recorder', 'from_student')
+        wanted = RECORD[name]
+        if not optional and type(value) is not wanted:
+            raise TypeError(
+                f'{key}.{name} must be of type {wanted.__name__}, got '
+                f'{value!r}'
+            )
+    for name in ('recorder', 'from_student'):
+        if name not in record:
+            raise ValueError(
+                f'{key} lacks {name!r}, expected at least '
+                f"dict(recorder='...', from_student=True), got {record}"
+            )
+    side = 'student' if record['from_student'] else 'teacher'
+    known = recorders[record['from_student']]
+    name = record['recorder']
+    if name not in known:
+        unknown = _unknown(f'recorder of the {side}', name, known)
+        raise ValueError(f'{key}.recorder {unknown}')
+    connector = record.get('connector')
+    if connector and connector not in connectors:
+        unknown = _unknown('connector', connector, connectors)
+        raise ValueError(f'{key}.connector {unknown}')
+
+
+def _check_dict(key: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise TypeError(
+            f'{key} must be a dict, got {type(value).__name__} {value!r}'
+        )
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f', did you mean {near[0]!r}?' if near else ';'
+    return f'{name!r} is no {kind}{hint} There are {names}'
