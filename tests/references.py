@@ -289,3 +289,87 @@ def cskd_reference(
                 gap = wanted - _log_softmax(logits / tau)
                 total = total + tau**2 * (torch.exp(wanted) * gap).sum()
     return total / (batch * rows * cols)
+
+
+def conv_attention_reference(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    hw: tuple[int, int],
+    num_prefix_tokens: int,
+    sharpness: Tensor,
+    centers: Tensor,
+) -> Tensor:
+    """Attention with quadratic relative positions, ``(B, heads, L, d)``."""
+    batch, heads, length, width = query.shape
+    places = [(y, x) for y in range(hw[0]) for x in range(hw[1])]
+    output = []
+    for b in range(batch):
+        for h in range(heads):
+            for i in range(length):
+                scores = []
+                for j in range(length):
+                    content = sum(
+                        query[b, h, i, c] * key[b, h, j, c]
+                        for c in range(width)
+                    )
+                    score = content / math.sqrt(width)
+                    first = min(i, j) - num_prefix_tokens
+                    if first >= 0:
+                        here = places[i - num_prefix_tokens]
+                        there = places[j - num_prefix_tokens]
+                        # r = (|d|^2, d), v = -a (1, -2 D).
+                        d = [there[k] - here[k] for k in range(2)]
+                        r = [d[0] ** 2 + d[1] ** 2, *d]
+                        v = [1, -2 * centers[h, 0], -2 * centers[h, 1]]
+                        score = score - sharpness[h] * sum(
+                            p * q for p, q in zip(v, r)
+                        )
+                    scores.append(torch.exp(score))
+                mean = sum(s * value[b, h, j] for j, s in enumerate(scores))
+                output.append(mean / sum(scores))
+    return torch.stack(output).reshape(query.shape)
+
+
+def aligned_feature_reference(
+    tokens: Tensor,
+    maps: Tensor,
+    kernel: tuple[Tensor, Tensor],
+    projection: tuple[Tensor, Tensor],
+) -> Tensor:
+    """DearKD's feature loss, as far as it is chosen here.
+
+    Args:
+        tokens: Visual tokens of the student, ``(B, h, w, Cs)``.
+        maps: Early map of the teacher, ``(B, Ct, H, W)``; ``h`` divides ``H``.
+        kernel: Weight ``(Cs, 1, 3, 3)`` and bias of the aligner.
+        projection: Weight ``(Ct, Cs)`` and bias.
+    """
+    tokens, maps = tokens.double(), maps.detach().double()
+    batch, height, width, channels = tokens.shape
+    step_y, step_x = maps.shape[2] // height, maps.shape[3] // width
+    weight, bias = kernel
+
+    def normed(b: int, y: int, x: int) -> Tensor:
+        token = tokens[b, y, x]
+        variance = ((token - token.mean()) ** 2).mean()
+        return (token - token.mean()) / torch.sqrt(variance + 1e-5)
+
+    total = tokens.sum() * 0
+    for b in range(batch):
+        for y in range(height):
+            for x in range(width):
+                aligned = bias
+                for v in range(max(y - 1, 0), min(y + 2, height)):
+                    for u in range(max(x - 1, 0), min(x + 2, width)):
+                        tap = weight[:, 0, v - y + 1, u - x + 1]
+                        aligned = aligned + tap * normed(b, v, u)
+                projected = _classify(*projection, aligned)
+                window = [
+                    maps[b, :, v, u]
+                    for v in range(y * step_y, (y + 1) * step_y)
+                    for u in range(x * step_x, (x + 1) * step_x)
+                ]
+                wanted = sum(window) / len(window)
+                total = total + ((projected - wanted) ** 2).sum()
+    return total / (batch * height * width * maps.shape[1])

@@ -123,6 +123,11 @@ def _student_config(cfg: Config) -> Config:
     if wrapper.get('constructor') == 'MergedOptimWrapperConstructor':
         # MMEngine's default makes other groups of the same settings.
         wrapper.pop('constructor')
+    hooks = exported.pop('custom_hooks', None) or []
+    # There is no distillation to stop.
+    hooks = [h for h in hooks if not h['type'].endswith('StopDistillHook')]
+    if hooks:
+        exported['custom_hooks'] = hooks
     model = student_architecture(cfg)
     model.pop('_scope_', None)
     head = model.get('head')

@@ -1,6 +1,7 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 """The mathematics of SeRKD as pure functions of tensors."""
 
+from .conv_attention import nearest_offsets, position_scores
 from .relation import angle_loss, distance_loss
 from .spatial import dense_logits, local_weight, spatial_distill_loss
 from .superpixel import superpixel_grid, superpixel_tokens
@@ -10,6 +11,8 @@ __all__ = [
     'dense_logits',
     'distance_loss',
     'local_weight',
+    'nearest_offsets',
+    'position_scores',
     'spatial_distill_loss',
     'superpixel_grid',
     'superpixel_tokens',

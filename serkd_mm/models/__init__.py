@@ -1,9 +1,15 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from .algorithms import FrozenTeacherDistill
-from .backbones import ThinResNetCIFAR, TorchvisionBackbone
+from .backbones import (
+    ConvAttention,
+    ConvAttentionDeiT,
+    ThinResNetCIFAR,
+    TorchvisionBackbone,
+)
 from .connectors import (
     FeatureMapTokenizer,
     SuperpixelTokenizer,
+    TokenAligner,
     TokenMap,
     TokenResizer,
     VisualTokens,
@@ -20,6 +26,8 @@ from .losses import (
 
 __all__ = [
     'CSKDLoss',
+    'ConvAttention',
+    'ConvAttentionDeiT',
     'DeiTDistillHead',
     'FeatureMapTokenizer',
     'FrozenTeacherDistill',
@@ -27,6 +35,7 @@ __all__ = [
     'SeRKDDistiller',
     'SuperpixelTokenizer',
     'ThinResNetCIFAR',
+    'TokenAligner',
     'TokenAngleLoss',
     'TokenDistanceLoss',
     'TokenFeatureLoss',

@@ -21,8 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def cfg() -> Config:
+def cfg(request: pytest.FixtureRequest) -> Config:
+    """The quick start, with another backbone where a test names one."""
     cfg = Config.fromfile(ROOT / 'configs' / 'quickstart' / 'serkd.py')
+    cfg.model.architecture.backbone.update(getattr(request, 'param', {}))
     cfg.model.teacher_ckpt = None
     cfg.model.allow_random_teacher = True
     return cfg
@@ -61,6 +63,22 @@ def test_mmpretrain_loads_the_student_and_gives_its_logits(
         batch = student.data_preprocessor({'inputs': pixels})['inputs']
         assert torch.equal(student(batch), expected)
     assert type(student.head).__name__ == 'DeiTClsHead'
+
+
+@pytest.mark.parametrize(
+    'cfg',
+    [{'type': 'ConvAttentionDeiT', 'num_conv_layers': 2}],
+    ids=['ConvAttentionDeiT'],
+    indirect=True,
+)
+def test_a_student_of_this_package_is_exported_with_its_import(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    weights, config = export_student(str(checkpoint), str(tmp_path / 's.pth'))
+
+    assert 'serkd_mm' in Config.fromfile(config).custom_imports.imports
+    state = torch.load(weights)['state_dict']
+    assert any(key.endswith('.centers') for key in state)
 
 
 def test_the_name_carries_the_hash_of_the_file(
@@ -192,3 +210,12 @@ def test_images_are_loaded_by_mmpretrain(cfg: Config) -> None:
         assert dataset.pipeline[0] == dict(type='LoadImageFromFile')
         assert dataset.pipeline[1] == images[name].dataset.pipeline[1]
     assert 'LoadCheckedImage' not in student.pretty_text
+
+
+def test_what_needs_a_distillation_is_not_exported(cfg: Config) -> None:
+    ema = dict(type='EMAHook')
+    stop = dict(type='mmrazor.StopDistillHook', stop_epoch=1)
+    cfg.custom_hooks = [stop, ema]
+    assert export._student_config(cfg).custom_hooks == [ema]
+    cfg.custom_hooks = [stop]
+    assert 'custom_hooks' not in export._student_config(cfg)

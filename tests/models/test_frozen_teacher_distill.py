@@ -231,7 +231,7 @@ def test_stopped_distillation_does_not_run_the_teacher() -> None:
     model.distillation_stopped = True
     losses = losses_of(model, inputs, samples)
 
-    assert set(losses) == {'student.loss'}
+    assert set(losses) == {'student.loss', 'student.loss_dist_head'}
     assert calls == []
     model.distillation_stopped = False
     assert 'distill.loss_kd' in losses_of(model, inputs, samples)

@@ -15,6 +15,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from ... import compat
+from ..heads import DeiTDistillHead
 from .checks import (
     check_class_counts,
     check_weights,
@@ -200,6 +201,22 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 f'{describe_normalization(own)}.',
                 logger='current',
             )
+
+    @property
+    def distillation_stopped(self) -> bool:
+        """Whether the labels alone train, set by MMRazor's StopDistillHook.
+
+        They then train a :class:`DeiTDistillHead`'s second head too, which
+        counts half in every prediction and has no teacher any more.
+        """
+        return self._distillation_stopped
+
+    @distillation_stopped.setter
+    def distillation_stopped(self, stopped: bool) -> None:
+        self._distillation_stopped = stopped
+        head = getattr(self.student, 'head', None)
+        if isinstance(head, DeiTDistillHead):
+            head.distillation_stopped = stopped
 
     def get_layer_depth(self, param_name: str) -> tuple[int, int]:
         """Depth of a parameter, for layer-wise decay of the learning rate.

@@ -1,12 +1,14 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from .feature_map_tokenizer import FeatureMapTokenizer
 from .superpixel_tokenizer import SuperpixelTokenizer
+from .token_aligner import TokenAligner
 from .token_resizer import TokenResizer
 from .visual_tokens import TokenMap, VisualTokens
 
 __all__ = [
     'FeatureMapTokenizer',
     'SuperpixelTokenizer',
+    'TokenAligner',
     'TokenMap',
     'TokenResizer',
     'VisualTokens',

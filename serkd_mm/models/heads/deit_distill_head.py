@@ -30,6 +30,8 @@ class DeiTDistillHead(DeiTClsHead):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.label_dist_head = label_dist_head
+        # The algorithm's, for the time after the teacher.
+        self.distillation_stopped = False
 
     def token_logits(self, feats: tuple) -> tuple[Tensor, Tensor]:
         """Logits of the class head and of the distillation head.
@@ -73,12 +75,13 @@ class DeiTDistillHead(DeiTClsHead):
         Returns:
             The classification loss under ``loss``, accuracies of the class
             head with ``cal_acc``, and the distillation head's classification
-            loss under ``loss_dist_head`` with ``label_dist_head``.
+            loss under ``loss_dist_head`` with ``label_dist_head`` and once
+            distillation has stopped.
         """
         # The distillation head runs here so that recorders see its logits.
         class_logits, dist_logits = self.token_logits(feats)
         losses = self._get_loss(class_logits, data_samples, **kwargs)
-        if self.label_dist_head:
+        if self.label_dist_head or self.distillation_stopped:
             dist = self._get_loss(dist_logits, data_samples, **kwargs)
             losses['loss_dist_head'] = dist['loss']
         return losses
