@@ -3,7 +3,10 @@ _base_ = 'mmpretrain::_base_/default_runtime.py'
 custom_imports = dict(imports=['serkd_mm'], allow_failed_imports=False)
 
 default_hooks = dict(
+    # Complete or absent, and resumed from the newest that can be read.
     checkpoint=dict(type='AtomicCheckpointHook'),
+    # A resumed run ends as one that was not interrupted.
+    exact_resume=dict(type='ExactResumeHook'),
     # SIGTERM saves a checkpoint; exit code 143.
     stop_on_signal=dict(type='StopOnSignalHook'),
 )

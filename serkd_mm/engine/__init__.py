@@ -3,6 +3,7 @@ from .atomic_backend import AtomicLocalBackend
 from .hooks import (
     AtomicCheckpointHook,
     BrokenImagesHook,
+    ExactResumeHook,
     StopOnSignalHook,
 )
 from .optimizers import MergedOptimWrapperConstructor
@@ -11,6 +12,7 @@ __all__ = [
     'AtomicCheckpointHook',
     'AtomicLocalBackend',
     'BrokenImagesHook',
+    'ExactResumeHook',
     'MergedOptimWrapperConstructor',
     'StopOnSignalHook',
 ]

@@ -71,7 +71,7 @@ class AtomicCheckpointHook(CheckpointHook):
             )
         super().__init__(**kwargs)
         self.if_unwritable = if_unwritable
-        self._before_validation = False
+        self._validated = self._validate_first = False
         self._unwritten: OSError | None = None
 
     def before_run(self, runner: Runner) -> None:
@@ -108,12 +108,15 @@ class AtomicCheckpointHook(CheckpointHook):
             Path(runner.work_dir, 'last_checkpoint').unlink(missing_ok=True)
         return path
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note whether the validation that was due has ended."""
+        checkpoint['meta']['validated'] = self._validated
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note whether the checkpoint is older than its validation."""
-        hub = checkpoint.get('message_hub')
-        info = hub.get('runtime_info', {}) if isinstance(hub, dict) else {}
-        self._before_validation = (
-            runner._resume and info.get('loop_stage') == 'train'
+        """Read whether it had."""
+        meta = checkpoint.get('meta', {})
+        self._validate_first = runner._resume and not meta.get(
+            'validated', True
         )
 
     def before_train(self, runner: Runner) -> None:
@@ -124,12 +127,12 @@ class AtomicCheckpointHook(CheckpointHook):
             for folder in {str(self.out_dir), runner.work_dir}:
                 for path in remove_partial_files(folder):
                     runner.logger.info(f'Removed the unfinished {path}')
-        if self._before_validation and _validation_is_due(runner):
+        if self._validate_first and _validation_is_due(runner):
             runner.logger.info(
                 'Validating first, as was due when the checkpoint was written'
             )
             runner.val_loop.run()
-        self._before_validation = False
+        self._validate_first = False
 
     def after_train(self, runner: Runner) -> None:
         """Publish; a last checkpoint that is missing is an error."""
@@ -144,7 +147,11 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         with self._reported(runner), self._all_or_nothing(runner):
-            super()._save_best_checkpoint(runner, metrics)
+            self._validated = True
+            try:
+                super()._save_best_checkpoint(runner, metrics)
+            finally:
+                self._validated = False
 
     @contextmanager
     def _reported(self, runner: Runner) -> Iterator[None]:

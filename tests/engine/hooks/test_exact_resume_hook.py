@@ -1,0 +1,421 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Interrupted runs against runs that were not, bit for bit."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import loops
+from mmpretrain.structures import DataSample
+from mmrazor.registry import MODELS
+from torch.utils.data import Dataset, IterableDataset
+
+from tests.engine.runs import build_runner, log_of
+from tests.models import builders
+
+IMAGES, BATCH, EPOCHS = 10, 2, 3
+LENGTH = IMAGES // BATCH
+TOTAL = EPOCHS * LENGTH
+PER_ITERATION = dict(by_epoch=False, interval=1)
+
+
+class Augmented(Dataset):
+    """Images that all three kinds of random numbers change."""
+
+    loaded = 0
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def __getitem__(self, index: int) -> dict:
+        Augmented.loaded += 1
+        pixels = torch.full((3, 32, 32), 20.0 * index)
+        pixels += random.random() + np.random.rand() + torch.rand(3, 32, 32)
+        label = index % builders.CLASSES
+        return dict(
+            inputs=pixels, data_samples=DataSample().set_gt_label(label)
+        )
+
+
+def stochastic_model() -> torch.nn.Module:
+    student = builders.student_config(
+        train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8)]),
+        data_preprocessor=dict(
+            type='ClsDataPreprocessor',
+            num_classes=builders.CLASSES,
+            mean=[120.0] * 3,
+            std=[60.0] * 3,
+        ),
+    )
+    student['backbone'].update(drop_rate=0.2, drop_path_rate=0.3)
+    return MODELS.build(builders.algorithm_config(architecture=student))
+
+
+def stochastic_run(
+    work_dir: Path, workers: dict | None = None, **overrides: Any
+) -> Any:
+    """Distillation with everything on that draws or averages."""
+    torch.manual_seed(0)
+    overrides.setdefault(
+        'train_dataloader',
+        dict(
+            batch_size=BATCH,
+            dataset=Augmented(),
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            **(workers or dict(num_workers=0)),
+        ),
+    )
+    overrides.setdefault('train_cfg', dict(by_epoch=True, max_epochs=EPOCHS))
+    hooks = dict(checkpoint=PER_ITERATION, resume=dict(type='ExactResumeHook'))
+    hooks.update(overrides.pop('hooks', {}))
+    return build_runner(
+        work_dir,
+        hooks=hooks,
+        model=stochastic_model(),
+        optim_wrapper=dict(
+            constructor='MergedOptimWrapperConstructor',
+            optimizer=dict(type='AdamW', lr=0.01),
+            clip_grad=dict(max_norm=5.0),
+            **overrides.pop('optim', {}),
+        ),
+        param_scheduler=overrides.pop(
+            'param_scheduler',
+            [
+                dict(
+                    type='LinearLR',
+                    start_factor=0.1,
+                    end=1,
+                    convert_to_iter_based=True,
+                ),
+                dict(type='CosineAnnealingLR', begin=1, by_epoch=True),
+            ],
+        ),
+        custom_hooks=[dict(type='EMAHook', momentum=0.1)],
+        default_scope='mmpretrain',
+        **overrides,
+    )
+
+
+def differences(left: Any, right: Any, where: str = '') -> list[str]:
+    """Places in nested states that are not equal bit for bit."""
+    if isinstance(left, HistoryBuffer):
+        return differences(left.data, right.data, where)
+    if isinstance(left, dict):
+        if set(left) != set(right):
+            return [f'{where}: {sorted(set(left) ^ set(right))}']
+        pairs = [(left[key], right[key], key) for key in left]
+    elif isinstance(left, (list, tuple)):
+        if len(left) != len(right):
+            return [f'{where}: lengths {len(left)}, {len(right)}']
+        pairs = [(a, b, i) for i, (a, b) in enumerate(zip(left, right))]
+    elif isinstance(left, torch.Tensor):
+        return [] if torch.equal(left, right) else [where]
+    elif isinstance(left, np.ndarray):
+        return [] if np.array_equal(left, right, equal_nan=True) else [where]
+    else:
+        return [] if left == right else [f'{where}: {left} {right}']
+    return [
+        place
+        for a, b, key in pairs
+        for place in differences(a, b, f'{where}.{key}')
+    ]
+
+
+def state_of(path: Path) -> dict:
+    """What the end of a run is: all of a checkpoint but times and names."""
+    checkpoint = torch.load(path)
+    hub = checkpoint['message_hub']
+    logs = hub['log_scalars']
+    return dict(
+        weights=checkpoint['state_dict'],
+        averages=checkpoint['ema_state_dict'],
+        optimizer=checkpoint['optimizer'],
+        schedulers=checkpoint['param_schedulers'],
+        logs={key: logs[key] for key in logs if 'time' not in key},
+        epoch=checkpoint['meta']['epoch'],
+        iter=checkpoint['meta']['iter'],
+    )
+
+
+def assert_same_end(left: Path, right: Path) -> None:
+    assert differences(state_of(left), state_of(right)) == []
+
+
+def train(work_dir: Path, **overrides: Any) -> Any:
+    runner = stochastic_run(work_dir, **overrides)
+    runner.train()
+    # Ends persistent workers now; the garbage collector waits for seconds.
+    runner.train_dataloader._iterator = None
+    if hasattr(runner.train_loop, 'dataloader_iterator'):
+        runner.train_loop.dataloader_iterator = None
+    return runner
+
+
+def train_in_two(tmp_path: Path, stops: Any, **overrides: Any) -> None:
+    """Compare runs that go on from checkpoints of a whole run with it."""
+    whole = tmp_path / 'whole'
+    train(whole, **overrides)
+    for stop in stops:
+        part = tmp_path / f'from_{stop}'
+        train(
+            part,
+            resume=True,
+            load_from=str(whole / f'iter_{stop}.pth'),
+            **overrides,
+        )
+        name = f'iter_{TOTAL}.pth'
+        assert_same_end(whole / name, part / name)
+
+
+@pytest.fixture(autouse=True)
+def _no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MMEngine sleeps two seconds when an iteration-based loop starts over."""
+    monkeypatch.setattr(loops.time, 'sleep', lambda seconds: None)
+
+
+NO_WORKERS = dict(num_workers=0)
+WORKERS = dict(num_workers=2)
+PERSISTENT = dict(num_workers=2, persistent_workers=True)
+BY_ITERATION = dict(
+    train_cfg=dict(by_epoch=False, max_iters=TOTAL),
+    param_scheduler=[
+        dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=4),
+        dict(type='CosineAnnealingLR', by_epoch=False, begin=4),
+    ],
+)
+
+
+# In the first epoch, at the end of one, in the middle, before the last step.
+@pytest.mark.parametrize(
+    ('workers', 'stops'),
+    [
+        (NO_WORKERS, (1, LENGTH, LENGTH + 2, TOTAL - 1)),
+        (WORKERS, (LENGTH + 2,)),
+        (PERSISTENT, (LENGTH, LENGTH + 2)),
+    ],
+)
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(
+    tmp_path: Path, workers: dict, stops: tuple
+) -> None:
+    train_in_two(tmp_path, stops, workers=workers)
+
+
+@pytest.mark.parametrize('workers', [NO_WORKERS, PERSISTENT])
+@pytest.mark.parametrize('sampler', ['DefaultSampler', 'InfiniteSampler'])
+def test_so_does_one_that_counts_iterations(
+    tmp_path: Path, workers: dict, sampler: str
+) -> None:
+    loader = dict(
+        batch_size=BATCH,
+        dataset=Augmented(),
+        sampler=dict(type=sampler, shuffle=True),
+        **workers,
+    )
+
+    train_in_two(
+        tmp_path, (LENGTH + 2,), train_dataloader=loader, **BY_ITERATION
+    )
+
+
+def test_without_the_hook_it_does_not(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match='weights.architecture.backbone'):
+        train_in_two(
+            tmp_path, (2,), hooks=dict(resume=dict(type='IterTimerHook'))
+        )
+
+
+def test_the_number_of_workers_may_change(tmp_path: Path) -> None:
+    train(tmp_path / 'whole', workers=NO_WORKERS)
+
+    train(
+        tmp_path / 'part',
+        workers=WORKERS,
+        resume=True,
+        load_from=str(tmp_path / 'whole' / f'iter_{LENGTH + 1}.pth'),
+    )
+
+    name = f'iter_{TOTAL}.pth'
+    assert_same_end(tmp_path / 'whole' / name, tmp_path / 'part' / name)
+
+
+def test_gradients_of_an_unfinished_accumulation_are_kept(
+    tmp_path: Path,
+) -> None:
+    train_in_two(tmp_path, (LENGTH, 7), optim=dict(accumulative_counts=3))
+
+
+class DrawsInBetween(Hook):
+    """What an evaluation, a picture or a check may do to the generators."""
+
+    def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        random.random()
+        np.random.rand(runner.iter)
+        torch.rand(3)
+
+
+def test_random_numbers_that_others_draw_change_nothing(
+    tmp_path: Path,
+) -> None:
+    train(tmp_path / 'alone')
+
+    train(tmp_path / 'among', hooks=dict(other=DrawsInBetween()))
+
+    name = f'iter_{TOTAL}.pth'
+    assert_same_end(tmp_path / 'alone' / name, tmp_path / 'among' / name)
+
+
+def test_a_run_without_seed_keeps_the_order_of_its_images(
+    tmp_path: Path,
+) -> None:
+    free = dict(randomness=dict(seed=None))
+
+    train_in_two(tmp_path, (LENGTH + 2,), **free)
+
+
+def test_images_that_were_trained_on_are_not_loaded(tmp_path: Path) -> None:
+    train(tmp_path)
+    Augmented.loaded = 0
+
+    train(
+        tmp_path,
+        resume=True,
+        load_from=str(tmp_path / f'iter_{TOTAL - 2}.pth'),
+    )
+
+    assert Augmented.loaded == 2 * BATCH
+
+
+def test_the_log_counts_on_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    hooks = dict(logger=dict(type='LoggerHook', interval=1))
+    train(tmp_path / 'whole', hooks=hooks)
+
+    train(
+        tmp_path / 'part',
+        hooks=hooks,
+        resume=True,
+        load_from=str(tmp_path / 'whole' / f'iter_{TOTAL - 2}.pth'),
+    )
+
+    def lines(work_dir: Path) -> list[str]:
+        return [
+            re.sub('(eta|time|data_time): [0-9:.]+', '', line.split('INFO')[1])
+            for line in log_of(work_dir).splitlines()
+            if 'Epoch(train)' in line
+        ]
+
+    assert len(lines(tmp_path / 'part')) == 2
+    assert lines(tmp_path / 'part') == lines(tmp_path / 'whole')[-2:]
+
+
+def seen_images(work_dir: Path, **overrides: Any) -> list[int]:
+    """Images of a run in their order."""
+    seen: list[int] = []
+
+    class See(Hook):
+        def before_train_iter(
+            self, runner: Any, batch_idx: int, data_batch: Any = None
+        ) -> None:
+            means = [pixels.mean() for pixels in data_batch['inputs']]
+            seen.extend(int(mean // 20) for mean in means)
+
+    train(work_dir, hooks=dict(see=See()), **overrides)
+    return seen
+
+
+def test_another_batch_size_goes_on_at_the_same_image(tmp_path: Path) -> None:
+    order = seen_images(tmp_path / 'whole')
+    loader = dict(
+        batch_size=4,
+        num_workers=0,
+        dataset=Augmented(),
+        sampler=dict(type='DefaultSampler', shuffle=True),
+    )
+    # Four images of the second epoch.
+    stop = str(tmp_path / 'whole' / f'iter_{LENGTH + 2}.pth')
+
+    rest = seen_images(
+        tmp_path / 'part',
+        train_dataloader=loader,
+        resume=True,
+        load_from=stop,
+    )
+
+    assert rest == order[IMAGES + 4 :]
+    log = log_of(tmp_path / 'part')
+    assert 'batches of 1 x 4 images instead of batches of 1 x 2' in log
+    # Three batches of the present size are an epoch.
+    end = torch.load(tmp_path / 'part' / 'iter_9.pth')
+    assert end['param_schedulers'][0]['_global_step'] == 9
+
+
+def test_a_checkpoint_of_mmengine_alone_is_resumed_with_a_word(
+    tmp_path: Path,
+) -> None:
+    train(tmp_path / 'whole', hooks=dict(resume=dict(type='IterTimerHook')))
+    stop = str(tmp_path / 'whole' / f'iter_{LENGTH + 2}.pth')
+
+    rest = seen_images(tmp_path / 'part', resume=True, load_from=stop)
+
+    assert len(rest) == (TOTAL - LENGTH - 2) * BATCH
+    assert 'written without ExactResumeHook' in log_of(tmp_path / 'part')
+
+
+def test_another_dataset_is_mentioned(tmp_path: Path) -> None:
+    train(tmp_path)
+    path = tmp_path / f'iter_{LENGTH}.pth'
+    checkpoint = torch.load(path)
+    checkpoint['meta']['exact_resume']['images'] = 99
+    torch.save(checkpoint, path)
+
+    train(tmp_path, resume=True, load_from=str(path))
+
+    assert 'has 10 images, at the checkpoint it had 99' in log_of(tmp_path)
+
+
+def test_checkpoints_hold_the_logs_of_an_epoch(tmp_path: Path) -> None:
+    train(tmp_path / 'short', log_processor=dict(window_size=2))
+    train(
+        tmp_path / 'long',
+        log_processor=dict(
+            custom_cfg=[
+                dict(data_src='loss', method_name='mean', window_size='global')
+            ]
+        ),
+    )
+
+    lengths = {
+        len(buffer.data[0])
+        for work_dir in ('short', 'long')
+        for buffer in torch.load(tmp_path / work_dir / f'iter_{TOTAL}.pth')[
+            'message_hub'
+        ]['log_scalars'].values()
+    }
+    assert lengths == {LENGTH, TOTAL}
+
+
+def test_a_loader_without_batches_trains_with_a_warning(
+    tmp_path: Path,
+) -> None:
+    class Stream(IterableDataset):
+        def __iter__(self) -> Any:
+            return (Augmented()[index] for index in range(IMAGES))
+
+        def __len__(self) -> int:
+            return IMAGES
+
+    train(
+        tmp_path,
+        train_dataloader=dict(
+            batch_size=BATCH, num_workers=0, dataset=Stream(), sampler=None
+        ),
+    )
+
+    assert 'Resuming will not be exact' in log_of(tmp_path)
