@@ -41,9 +41,8 @@ def write_report(
         raise ValueError(
             f'no run of study {study.name!r} in {out} is finished'
         )
-    first = teacher_run(study, out)
-    teacher = ((first and first.record()) or {}).get('last')
-    text = markdown(study, rows, teacher, command)
+    name, teacher = _teacher(study, runs, out)
+    text = markdown(study, rows, name, command)
     text += '\n' + environment_table(_environment(runs))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f'{study.name}.md').write_text(text)
@@ -54,7 +53,7 @@ def write_report(
 
 
 def markdown(
-    study: Study, rows: Sequence[Row], teacher: float | None, command: str
+    study: Study, rows: Sequence[Row], teacher: str, command: str
 ) -> str:
     """The table and what its columns are."""
     table = Table(study.title, [_cells(study, row) for row in rows])
@@ -67,8 +66,8 @@ def markdown(
             f'"vs {_label(study)}": mean ± sample standard deviation of the '
             'differences at equal seeds.'
         )
-    if teacher is not None:
-        text.append(f'Teacher: {teacher:.2f}.')
+    if teacher:
+        text.append(f'Teacher: {teacher}.')
     text += study.notes
     for row in rows:
         if row.unfinished:
@@ -188,6 +187,21 @@ def _cells(study: Study, row: Row) -> dict[str, Any]:
 def _label(study: Study) -> str:
     (baseline,) = study.select([study.baseline or ''])
     return baseline.label
+
+
+def _teacher(
+    study: Study, runs: Sequence[Run], out: Path
+) -> tuple[str, float | None]:
+    """What the students learned from, and its top-1 if the study knows it."""
+    records = [run.record() or {} for run in runs]
+    names = {r['teacher'] for r in records if r.get('teacher')}
+    own = teacher_run(study, out)
+    path = None if own is None else own.checkpoint()
+    if own is not None and path is not None and names <= {path.name}:
+        top1 = (own.record() or {}).get('last')
+        if top1 is not None:
+            return f'{own.experiment.config.stem}, top-1 {top1:.2f}', top1
+    return ', '.join(sorted(names)), None
 
 
 def _environment(runs: Sequence[Run]) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class Study:
         resume: Whether a half-finished run goes on from its latest
             checkpoint. Without, it starts again, and all results are those
             of runs in one go.
+        options: Options of every experiment, not of the teacher.
         notes: Lines under the table.
     """
 
@@ -68,6 +69,7 @@ class Study:
     teacher: Experiment | None = None
     baseline: str | None = None
     resume: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def select(self, names: Iterable[str] | None) -> tuple[Experiment, ...]:
@@ -129,14 +131,17 @@ def load_study(path: Path) -> Study:
     if not isinstance(content, dict):
         raise ValueError(f'{where} must be a mapping, got {content!r}')
     _check_keys(content, Study, where, required={'title', 'experiments'})
+    options = content.get('options') or {}
     experiments = tuple(
-        _experiment(entry, path) for entry in content['experiments'] or ()
+        _experiment(entry, path, options=options)
+        for entry in content['experiments'] or ()
     )
     teacher = content.get('teacher')
     study = Study(
         **{
             **content,
             'name': path.stem,
+            'options': options,
             'experiments': experiments,
             'teacher': teacher and _experiment(teacher, path, name=TEACHER),
             'seeds': tuple(content.get('seeds', Study.seeds)),
@@ -148,12 +153,12 @@ def load_study(path: Path) -> Study:
     return study
 
 
-def _experiment(entry: Any, path: Path, name: str | None = None) -> Experiment:
+def _experiment(entry: Any, path: Path, **defaults: Any) -> Experiment:
     where = f'an experiment of study {path}'
     if not isinstance(entry, dict):
         raise ValueError(f'{where} must be a mapping, got {entry!r}')
-    if name is not None:
-        entry = {'name': name, **entry}
+    options = {**defaults.pop('options', {}), **(entry.get('options') or {})}
+    entry = {**defaults, **entry}
     _check_keys(entry, Experiment, where, required={'name', 'config'})
     config = (path.parent / entry['config']).resolve()
     if not config.is_file():
@@ -166,7 +171,7 @@ def _experiment(entry: Any, path: Path, name: str | None = None) -> Experiment:
             **entry,
             'config': config,
             'label': entry.get('label', entry['name']),
-            'options': entry.get('options') or {},
+            'options': options,
         }
     )
 

@@ -157,7 +157,8 @@ class Sweep:
         with self._config_lock:
             cfg = run.config(self.teacher)
             cfg.dump(config)
-        record = self._record(run, digest, resume)
+        teacher = cfg.model.get('teacher_ckpt')
+        record = self._record(run, digest, teacher, resume)
         run.write_record(record)
         command = self.launcher.command(config, resume)
         started = time.perf_counter()
@@ -175,7 +176,9 @@ class Sweep:
         run.write_record({**record, **result(curve), 'status': FINISHED})
         return f'top-1 {curve[-1][1]:.2f} ({record["seconds"]:.0f} s)'
 
-    def _record(self, run: Run, digest: str, resume: bool) -> dict[str, Any]:
+    def _record(
+        self, run: Run, digest: str, teacher: str | None, resume: bool
+    ) -> dict[str, Any]:
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
         options = Options(device=device, threads=self.launcher.threads)
         where = environment(options, ' '.join(self.launcher.arguments))
@@ -187,6 +190,7 @@ class Sweep:
             config=run.experiment.config.name,
             options=run.experiment.options,
             seed=run.seed,
+            teacher=teacher and Path(teacher).name,
             fingerprint=digest,
             resumed=resume,
             environment={

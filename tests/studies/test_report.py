@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from serkd_mm.studies import Study, runs_of, write_report
+from serkd_mm.studies.runs import teacher_run
 from serkd_mm.studies.summary import Statistic, paired, summarise
 
 from .fakes import write_config, write_study
@@ -112,6 +113,33 @@ def test_the_table_names_what_it_shows(
     assert 'Top-1 of the last epoch (%)' in text
     assert '| jobs | 1, 2 |' in text
     assert (tmp_path / 'x' / 'y' / 'fake.md').read_text() == text
+
+
+@pytest.mark.parametrize(
+    ('given', 'line'),
+    [
+        (None, '- Teacher: big, top-1 97.50.'),
+        ('other.pth', '- Teacher: epoch_2.pth, other.pth.'),
+    ],
+)
+def test_the_table_names_the_teacher(
+    given: str | None, line: str, out: Path, tmp_path: Path
+) -> None:
+    write_config(tmp_path, 'big')
+    study = write_study(tmp_path, 'a', 'b', teacher={'config': 'big.py'})
+    teacher = teacher_run(study, out)
+    assert teacher is not None
+    teacher.folder.mkdir()
+    teacher.write_record({'last': 97.5})
+    (teacher.folder / 'last_checkpoint').write_text('elsewhere/epoch_2.pth')
+    (teacher.folder / 'epoch_2.pth').touch()
+    finish(study, out, 'a', 1, teacher=None)
+    finish(study, out, 'b', 1, teacher='epoch_2.pth')
+    finish(study, out, 'b', 2, teacher=given or 'epoch_2.pth')
+
+    text = write_report(study, runs_of(study, out), out, tmp_path, 'make it')
+
+    assert line in text.splitlines()
 
 
 def test_the_csv_files_hold_the_numbers(

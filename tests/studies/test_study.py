@@ -66,6 +66,26 @@ def test_options_reach_experiments_and_teacher(tmp_path: Path) -> None:
     assert study.teacher.load().train_cfg.max_epochs == 1
 
 
+def test_options_of_the_study_are_those_of_every_experiment(
+    tmp_path: Path,
+) -> None:
+    write_config(tmp_path, 'a')
+    study = write_study(
+        tmp_path,
+        options={'lr': 1, 'top1': [1.0]},
+        experiments=[
+            {'name': 'a', 'config': 'a.py', 'options': {'lr': 2}},
+            {'name': 'b', 'config': 'a.py'},
+        ],
+        teacher={'config': 'a.py'},
+    )
+
+    assert [e.load().lr for e in study.experiments] == [2, 1]
+    assert [e.load().top1 for e in study.experiments] == [[1.0], [1.0]]
+    assert study.teacher is not None
+    assert study.teacher.load().top1 == [50.0, 60.0]
+
+
 ENTRY = {'name': 'a', 'config': 'a.py'}
 
 

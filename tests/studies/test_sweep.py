@@ -256,6 +256,8 @@ def test_students_of_another_teacher_are_not_mixed(
     sweep(taught, tmp_path, teacher=str(tmp_path / 'one.pth'))
     assert len(starts(tmp_path)) == 4
     assert starts(tmp_path)[1]['teacher'] == str(tmp_path / 'one.pth')
+    assert record(taught, tmp_path, 'kd', 1)['teacher'] == 'one.pth'
+    assert record(taught, tmp_path, 'alone', 1)['teacher'] is None
 
     with pytest.raises(ValueError, match='2 runs .* another config, teacher'):
         sweep(taught, tmp_path, teacher=str(tmp_path / 'two.pth'))
