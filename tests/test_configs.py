@@ -26,6 +26,8 @@ LEAVES = sorted(
     if '_base_' not in path.parts
 )
 WITHOUT_TEACHER = [
+    'cifar10/resnet56.py',
+    'cifar10/student.py',
     'digits/student.py',
     'quickstart/student.py',
     'quickstart/teacher.py',
@@ -54,12 +56,18 @@ LOSSES_OF = {
     'cnn/rkd': 'distance angle',
     'cnn/serkd': f'kd {STAGES}',
     'methods/cskd': 'kd spatial',
-    'digits/fitnet': 'kd feature',
-    'digits/hard': 'kd',
-    'digits/kd': 'kd',
-    'digits/rkd': 'kd distance angle',
-    'digits/serkd_no-feature': 'kd distance angle',
     'methods/dearkd': 'kd early1 early2',
+    **{
+        f'{folder}/{method}.py': losses
+        for folder in ('cifar10', 'digits')
+        for method, losses in (
+            ('fitnet', 'kd feature'),
+            ('hard', 'kd'),
+            ('kd', 'kd'),
+            ('rkd', 'kd distance angle'),
+            ('serkd_no-feature', 'kd distance angle'),
+        )
+    },
     'methods/dist': 'kd',
     'methods/dkd': 'kd',
     'methods/fitnet': 'kd feature',
@@ -71,11 +79,16 @@ LOSSES_OF = {
 TOKENS_OF = {
     'ablations/table8_grid-1': 196,
     'ablations/table8_grid-4': 16,
-    'cifar10/': 16,
-    'digits/direct': 64,
-    'digits/avg-pool': 16,
-    'digits/max-pool': 16,
-    'digits/serkd': 16,
+    **{
+        f'{folder}/{tokens}': count
+        for folder in ('cifar10', 'digits')
+        for tokens, count in (
+            ('direct', 64),
+            ('avg-pool', 16),
+            ('max-pool', 16),
+            ('serkd', 16),
+        )
+    },
     'methods/direct': 196,
     'quickstart/': 16,
 }
