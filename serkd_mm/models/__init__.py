@@ -5,6 +5,7 @@ from .backbones import (
     ConvAttentionDeiT,
     ThinResNetCIFAR,
     TorchvisionBackbone,
+    UndistilledVisionTransformer,
 )
 from .connectors import (
     FeatureMapTokenizer,
@@ -42,5 +43,6 @@ __all__ = [
     'TokenMap',
     'TokenResizer',
     'TorchvisionBackbone',
+    'UndistilledVisionTransformer',
     'VisualTokens',
 ]
