@@ -25,12 +25,14 @@ LEAVES = sorted(
     for path in CONFIGS.rglob('*.py')
     if '_base_' not in path.parts
 )
+TRANSFER = [name for name in LEAVES if name.startswith('transfer/')]
 WITHOUT_TEACHER = [
     'cifar10/resnet56.py',
     'cifar10/student.py',
     'digits/student.py',
     'quickstart/student.py',
     'quickstart/teacher.py',
+    *TRANSFER,
 ]
 DISTILLED = [name for name in LEAVES if name not in WITHOUT_TEACHER]
 DEIT = ['serkd_deit-s.py', 'serkd_deit-ti.py']
@@ -109,6 +111,8 @@ def read(name: str, **options: Any) -> Config:
                 'model.input_size': 0,
             }
         )
+    elif name in TRANSFER:
+        cfg.model.backbone.init_cfg = None
     cfg.merge_from_dict(options)
     return cfg
 
@@ -179,7 +183,8 @@ def watch_relations(model: nn.Module) -> list[tuple]:
 
 def test_all_configs_are_known_to_the_tests() -> None:
     assert set(DEIT) < set(DISTILLED) < set(LEAVES)
-    assert len(LEAVES) >= 42
+    assert len(LEAVES) >= 73
+    assert len(TRANSFER) == 6
     for start in [*LOSSES_OF, *TOKENS_OF]:
         assert any(name.startswith(start) for name in LEAVES)
 
@@ -323,6 +328,12 @@ PAPER = {
     'methods/kd_deit-s.py': '81.2',
     'methods/max-pool_deit-ti.py': '73.3',
     'serkd_deit-s.py': '82.5',
+    'transfer/cars/deit-s_8xb96-1000e_cars.py': '94.1',
+    'transfer/cars/deit-ti_8xb96-1000e_cars.py': '93.6',
+    'transfer/cifar10/deit-s_8xb96-1000e_cifar10.py': '99.2',
+    'transfer/cifar10/deit-ti_8xb96-1000e_cifar10.py': '98.6',
+    'transfer/cifar100/deit-s_8xb96-1000e_cifar100.py': '91.3',
+    'transfer/cifar100/deit-ti_8xb96-1000e_cifar100.py': '87.8',
     **{f'{row[0]}_deit-ti.py': row[5] for row in TABLE_7},
 }
 
@@ -364,7 +375,7 @@ def test_both_sides_of_an_ablation_cluster_alike(
         assert chain[1].norm == 'ln'
 
 
-@pytest.mark.parametrize('name', DISTILLED)
+@pytest.mark.parametrize('name', [*DISTILLED, *TRANSFER])
 def test_a_header_names_the_papers_number_and_no_other(name: str) -> None:
     text = header(name)
 
@@ -381,7 +392,7 @@ def test_the_readme_has_a_row_for_every_config() -> None:
     table = (CONFIGS / 'README.md').read_text()
     rows = [line for line in table.splitlines() if line.startswith('|')]
 
-    for name in DISTILLED:
+    for name in [*DISTILLED, *TRANSFER]:
         own = [row for row in rows if f']({name})' in row]
         assert own, name
         assert any(PAPER.get(name, '') in row for row in own), name

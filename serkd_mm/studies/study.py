@@ -54,9 +54,6 @@ class Study:
         teacher: Trained once, first; its checkpoint is the ``teacher_ckpt``
             of every experiment that has one. None for the configs' own.
         baseline: Experiment that the others are compared with, seed by seed.
-        resume: Whether a half-finished run goes on from its latest
-            checkpoint. Without, it starts again, and all results are those
-            of runs in one go.
         options: Options of every experiment, not of the teacher.
         notes: Lines under the table.
     """
@@ -68,7 +65,6 @@ class Study:
     seed_keys: tuple[str, ...] = ('randomness.seed',)
     teacher: Experiment | None = None
     baseline: str | None = None
-    resume: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -56,7 +56,8 @@ class Sweep:
         """Train what is not finished; the study's teacher first.
 
         A failed run does not touch the others. An interruption ends the
-        trainings, whose runs then are half-finished.
+        trainings, whose runs then are half-finished. Those go on from their
+        latest checkpoint, or start again where they have none.
 
         Args:
             runs: Runs of the study.
@@ -150,7 +151,7 @@ class Sweep:
             slots.put(slot)
 
     def _train(self, run: Run, digest: str, slot: int, held: IO) -> str:
-        resume = self.study.resume and run.checkpoint() is not None
+        resume = run.checkpoint() is not None
         if not resume:
             run.clear()
         config = run.folder / 'config.py'

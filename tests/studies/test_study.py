@@ -32,7 +32,6 @@ def test_a_study_has_the_experiments_of_its_file(tmp_path: Path) -> None:
         ],
         teacher={'config': 'big.py'},
         baseline='a',
-        resume=False,
     )
 
     first, second = study.experiments
@@ -42,7 +41,7 @@ def test_a_study_has_the_experiments_of_its_file(tmp_path: Path) -> None:
     assert second.load().train_cfg.max_epochs == 5
     assert study.teacher is not None
     assert study.teacher.config == tmp_path / 'big.py'
-    assert (study.name, study.baseline, study.resume) == ('fake', 'a', False)
+    assert (study.name, study.baseline) == ('fake', 'a')
     assert study.seeds == (1, 2)
     assert find_studies(tmp_path) == {'fake': tmp_path / 'fake.yml'}
 

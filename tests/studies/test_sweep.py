@@ -143,18 +143,6 @@ def test_a_half_finished_run_goes_on_from_its_checkpoint(
     assert found['resumed']
 
 
-def test_a_study_may_want_its_runs_in_one_go(
-    study: Study, tmp_path: Path
-) -> None:
-    half_finish(study, tmp_path, checkpoint=True)
-    study = write_study(tmp_path, 'a', 'b', resume=False)
-
-    sweep(study, tmp_path, only=['a'])
-
-    assert '--resume' not in starts(tmp_path)[-1]['arguments']
-    assert record(study, tmp_path, 'a', 1)['curve'] == [[1, 71], [2, 51]]
-
-
 @pytest.mark.parametrize('change', ['config', 'arguments', 'options'])
 def test_results_of_another_config_are_neither_mixed_nor_lost(
     change: str, study: Study, tmp_path: Path
