@@ -248,7 +248,7 @@ MISTAKES = {
         'quickstart/serkd.py',
         (*RANDOM, f'{CONNECTORS}.teacher_superpixels.1.grid_size=4'),
         'ValueError',
-        ('(25, 16) and (25, 4)', 'grid_size'),
+        ('(2, 16) and (2, 4)', 'grid_size'),
     ),
 }
 

@@ -9,4 +9,14 @@ default_hooks = dict(
     exact_resume=dict(type='ExactResumeHook'),
     # SIGTERM saves a checkpoint; exit code 143.
     stop_on_signal=dict(type='StopOnSignalHook'),
+    # How it goes: images per second, a bar on terminals, run.json.
+    throughput=dict(type='ThroughputHook'),
+    progress=dict(type='ProgressHook'),
+    run_record=dict(type='RunRecordHook'),
+)
+
+# The host's pattern, and what is logged beside it.
+log_processor = dict(
+    mean_pattern=r'.*(loss|time|data_time|grad_norm|images_per_second|'
+    r'agreement).*'
 )

@@ -2,11 +2,17 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .broken_images_hook import BrokenImagesHook
 from .exact_resume_hook import ExactResumeHook
+from .progress_hook import ProgressHook
+from .run_record_hook import RunRecordHook
 from .stop_on_signal_hook import StopOnSignalHook
+from .throughput_hook import ThroughputHook
 
 __all__ = [
     'AtomicCheckpointHook',
     'BrokenImagesHook',
     'ExactResumeHook',
+    'ProgressHook',
+    'RunRecordHook',
     'StopOnSignalHook',
+    'ThroughputHook',
 ]

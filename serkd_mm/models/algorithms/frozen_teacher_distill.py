@@ -162,7 +162,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
         Returns:
             The student's losses under ``student.`` and the distiller's under
-            ``distill.``, scalars.
+            ``distill.``, scalars; where logits are compared, also
+            ``agreement``, the share of images that both networks give the
+            same class, which no gradient and no sum of losses contains.
         """
         distiller = self.distiller
         if self.distillation_stopped:
@@ -185,9 +187,23 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         losses = {}
         if self.calculate_student_loss:
             losses.update(add_prefix(labelled, 'student'))
+        agreement = self._agreement()
         distilled = distiller.compute_distill_losses()
         losses.update(add_prefix(distilled, 'distill'))
-        return losses
+        return {**losses, **agreement}
+
+    @torch.no_grad()
+    def _agreement(self) -> dict[str, Tensor]:
+        """Share of the batch with one answer; records are still there."""
+        for mapping in self.distiller.loss_forward_mappings.values():
+            records = mapping.values()
+            if not records or not all(map(self._is_logits, records)):
+                continue
+            logits = [self.distiller.get_record(**r) for r in records]
+            if len(logits) == 2 and logits[0].shape == logits[1].shape:
+                student, teacher = (side.argmax(dim=1) for side in logits)
+                return {'agreement': (student == teacher).float().mean()}
+        return {}
 
     def _find_renormalization(self) -> None:
         """How the student's batch becomes the teacher's, if they differ."""

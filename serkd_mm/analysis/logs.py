@@ -1,0 +1,161 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""What training runs have logged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Series = list[tuple[float, float]]
+
+SCALARS = 'vis_data/scalars.json'
+TOP1 = 'accuracy/top1'
+TEACHER_TOP1 = 'teacher/accuracy/top1'
+
+
+@dataclass
+class RunLog:
+    """Scalars of a run, all its starts together.
+
+    Attributes:
+        folder: Work dir of the run.
+        train: Name to (iteration, value), logged while training.
+        val: Name to (epoch, or iteration in runs without epochs, value).
+        record: What ``RunRecordHook`` wrote, of the last start.
+    """
+
+    folder: Path
+    train: dict[str, Series] = field(default_factory=dict)
+    val: dict[str, Series] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def losses(self) -> list[str]:
+        """Names of the losses, the total first."""
+        names = [name for name in self.train if 'loss' in name]
+        return sorted(names, key=lambda name: name != 'loss')
+
+    def per_epoch(self) -> float | None:
+        """Iterations of an epoch, None in runs without epochs."""
+        epochs = self.train.get('epoch')
+        if not epochs:
+            return None
+        known = self.record.get('iterations_per_epoch')
+        # Logged iterations lie within their epochs.
+        return known or max(step / epoch for step, epoch in epochs)
+
+    def summary(self) -> dict[str, float | str | None]:
+        """The row of a table."""
+        top1 = self.val.get(TOP1, [])
+        teacher = self.val.get(TEACHER_TOP1, [])
+        return {
+            'run': str(self.folder),
+            'iterations': max(
+                (s[-1][0] for s in self.train.values()), default=None
+            ),
+            'top-1 (last)': top1[-1][1] if top1 else None,
+            'top-1 (best)': max((v for _, v in top1), default=None),
+            'teacher top-1': teacher[-1][1] if teacher else None,
+            'agreement': _last(self.train.get('agreement')),
+            'loss': _last(self.train.get('loss')),
+            'images/s': _median(self.train.get('images_per_second')),
+        }
+
+
+def find_runs(paths: Iterable[Path | str]) -> list[RunLog]:
+    """Logs of work dirs, or of the work dirs inside the given folders.
+
+    Args:
+        paths: Folders.
+
+    Returns:
+        One log per work dir, in the order given.
+
+    Raises:
+        FileNotFoundError: If a folder does not exist, or neither it nor a
+            folder inside it holds scalars.
+    """
+    runs = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise FileNotFoundError(f'{path} is no folder; give work dirs')
+        folders = [path, *sorted(p for p in path.rglob('*') if p.is_dir())]
+        found = [folder for folder in folders if _starts(folder)]
+        if not found:
+            raise FileNotFoundError(
+                f'no run has logged below {path}: no folder there holds '
+                f'TIMESTAMP/{SCALARS}; give the --work-dir of a training'
+            )
+        runs += [read_run(folder) for folder in found]
+    return runs
+
+
+def read_run(folder: Path) -> RunLog:
+    """Log of one work dir.
+
+    A start takes the place of what earlier ones logged from its first
+    iteration on: resumed runs go on in one line, and a run that was begun
+    anew forgets the old one.
+    """
+    run = RunLog(folder)
+    for start in _starts(folder):
+        train, val, first = _read_start(start / SCALARS)
+        # Validation counts epochs; those that ended before the start stay.
+        per_epoch = run.per_epoch() or 1.0
+        _cut(run.train, first)
+        _cut(run.val, first / per_epoch)
+        for kept, new in ((run.train, train), (run.val, val)):
+            for name, series in new.items():
+                kept.setdefault(name, []).extend(series)
+        record = start / 'run.json'
+        if record.is_file():
+            run.record = json.loads(record.read_text())
+    return run
+
+
+def _starts(folder: Path) -> list[Path]:
+    """Folders of the starts of a run; their names are times."""
+    return sorted(p.parents[1] for p in folder.glob(f'*/{SCALARS}'))
+
+
+def _read_start(
+    path: Path,
+) -> tuple[dict[str, Series], dict[str, Series], float]:
+    """Training scalars, the others, and the first iteration."""
+    train: dict[str, Series] = {}
+    val: dict[str, Series] = {}
+    first = float('inf')
+    for line in path.read_text().splitlines():
+        try:
+            scalars = json.loads(line)
+        except json.JSONDecodeError:  # The last line of a killed run.
+            continue
+        step = scalars.pop('step', None)
+        if step is None:
+            continue
+        training = 'loss' in scalars
+        if training:
+            first = min(first, step)
+        for name, value in scalars.items():
+            if isinstance(value, (int, float)):
+                kept = train if training else val
+                kept.setdefault(name, []).append((step, value))
+    return train, val, first
+
+
+def _cut(series: dict[str, Series], first: float) -> None:
+    """Drop what was logged at the first step and later."""
+    for name, points in series.items():
+        series[name] = [point for point in points if point[0] < first]
+
+
+def _last(series: Series | None) -> float | None:
+    return series[-1][1] if series else None
+
+
+def _median(series: Series | None) -> float | None:
+    values = sorted(value for _, value in series or [])
+    return values[len(values) // 2] if values else None

@@ -1,0 +1,94 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Several training runs in one picture and one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .logs import TEACHER_TOP1, TOP1, RunLog
+
+COLUMNS = 3
+
+
+def plot_runs(runs: Sequence[RunLog], path: Path | str) -> None:
+    """Draw top-1, agreement and every loss of the runs over the epochs.
+
+    Args:
+        runs: Logs, drawn in one colour each.
+        path: Picture to write; its suffix tells the format.
+    """
+    panels = [TOP1, 'agreement', 'learning rate']
+    panels += dict.fromkeys(name for run in runs for name in run.losses)
+    panels = [p for p in panels if any(_points(run, p) for run in runs)]
+    rows = -(-len(panels) // COLUMNS)
+    figure = Figure(
+        figsize=(4.2 * COLUMNS, 2.9 * rows + 0.3 * len(runs)),
+        layout='constrained',
+    )
+    grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axes, panel in zip(grid, panels):
+        _draw(axes, panel, runs)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside upper left', fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def markdown_table(runs: Sequence[RunLog]) -> str:
+    """Summaries of the runs; a dash where a run has not logged a number."""
+    rows = [run.summary() for run in runs]
+    columns = list(rows[0])
+    lines = [
+        columns,
+        ['---', *['---:'] * (len(columns) - 1)],
+        *([_cell(row[c]) for c in columns] for row in rows),
+    ]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n'
+
+
+def _draw(axes: Axes, panel: str, runs: Sequence[RunLog]) -> None:
+    epochs = all(run.per_epoch() for run in runs)
+    values: list[float] = []
+    for index, run in enumerate(runs):
+        points = _points(run, panel)
+        unit = (run.per_epoch() or 1.0) if epochs else 1.0
+        scale = 1.0 if panel == TOP1 and epochs else unit
+        x = [step / scale for step, _ in points]
+        y = [value for _, value in points]
+        values += y
+        color = matplotlib.colormaps['tab10'](index % 10)
+        marker = 'o' if len(points) < 30 else None
+        axes.plot(x, y, color=color, marker=marker, markersize=3,
+                  linewidth=1.2, label=str(run.folder))  # fmt: skip
+        teacher = run.val.get(TEACHER_TOP1)
+        if panel == TOP1 and teacher:
+            axes.axhline(teacher[-1][1], color=color, linestyle='--',
+                         linewidth=0.9)  # fmt: skip
+    title = panel
+    if panel == TOP1:
+        dashed = any(TEACHER_TOP1 in run.val for run in runs)
+        title = 'top-1 (%)' + (', teacher dashed' if dashed else '')
+    elif 'loss' in panel and 0 < 10 * min(values) < max(values):
+        axes.set_yscale('log')
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel('epoch' if epochs else 'iteration', fontsize=8)
+    axes.tick_params(labelsize=7, which='both')
+    axes.grid(alpha=0.3)
+
+
+def _points(run: RunLog, panel: str) -> list[tuple[float, float]]:
+    if panel == TOP1:
+        return run.val.get(TOP1, [])
+    return run.train.get('lr' if panel == 'learning rate' else panel, [])
+
+
+def _cell(value: float | str | None) -> str:
+    if value is None:
+        return '-'
+    return value if isinstance(value, str) else f'{value:.4g}'

@@ -1,0 +1,102 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""A run as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import os
+from html import escape
+from pathlib import Path
+
+from .logs import RunLog
+from .plot_logs import plot_runs
+
+STYLE = """
+body { font: 15px/1.5 sans-serif; max-width: 72em; margin: 2em auto;
+       padding: 0 1em; color: #222; }
+table { border-collapse: collapse; }
+td, th { border-bottom: 1px solid #ccc; padding: .25em .8em; text-align: left;
+         vertical-align: top; }
+pre { background: #f5f5f5; padding: 1em; overflow: auto; font-size: 12px; }
+img { max-width: 100%; }
+"""
+
+
+def write_report(run: RunLog, path: Path) -> None:
+    """Write result, curves, superpixels, config, environment and command.
+
+    Args:
+        run: Log of the run.
+        path: HTML file; written whole or not at all. Pictures are inside.
+    """
+    record = run.record
+    parts = [
+        _section('Result', _table(run.summary())),
+        _section('Curves', _curves(run, path)),
+        _section('Superpixels', ''.join(map(_image, superpixel_images(run)))),
+        _section('Command', _code(record.get('command'))),
+        _section('Weights of the losses', _table(record.get('loss_weights'))),
+        _section('Parameters', _table(record.get('parameters'))),
+        _section('Environment', _table(record.get('environment'))),
+        _section('Config', _code(_config(run))),
+    ]
+    title = escape(run.folder.name)
+    html = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8">'
+        f'<title>{title}</title><style>{STYLE}</style>'
+        f'<h1>{title}</h1>{"".join(parts)}</html>\n'
+    )
+    partial = path.with_name(f'{path.name}.tmp')
+    partial.write_text(html, encoding='utf-8')
+    os.replace(partial, path)
+
+
+def superpixel_images(run: RunLog) -> list[Path]:
+    """Pictures of superpixels below the work dir, in the order drawn."""
+    found = run.folder.rglob('*superpixels*.png')
+    return sorted(found, key=lambda path: (path.stat().st_mtime, path.name))
+
+
+def _curves(run: RunLog, path: Path) -> str:
+    picture = path.with_name(f'{path.stem}.curves.tmp.png')
+    try:
+        plot_runs([run], picture)
+        return _image(picture, 'curves')
+    finally:
+        picture.unlink(missing_ok=True)
+
+
+def _config(run: RunLog) -> str | None:
+    configs = sorted(run.folder.glob('*/vis_data/config.py'))
+    return configs[-1].read_text(encoding='utf-8') if configs else None
+
+
+def _section(title: str, body: str) -> str:
+    """A part of the page, left out where the run has nothing for it."""
+    return f'<h2>{title}</h2>{body}' if body else ''
+
+
+def _table(items: dict | None) -> str:
+    rows = [
+        f'<tr><th>{escape(str(key))}</th><td>{escape(_text(value))}</td></tr>'
+        for key, value in (items or {}).items()
+        if value is not None
+    ]
+    return f'<table>{"".join(rows)}</table>' if rows else ''
+
+
+def _text(value: object) -> str:
+    return f'{value:.5g}' if isinstance(value, float) else str(value)
+
+
+def _code(text: str | None) -> str:
+    return f'<pre>{escape(text)}</pre>' if text else ''
+
+
+def _image(path: Path, title: str | None = None) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    name = escape(title or path.stem)
+    return (
+        f'<figure><img alt="{name}" src="data:image/png;base64,{data}">'
+        f'<figcaption>{name}</figcaption></figure>'
+    )

@@ -1,0 +1,113 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """Progress bar of the training on a terminal.
+
+    Shows iterations, time left, images per second and the last loss below
+    the lines of the log. Where the output is no terminal, a file say, the
+    log stays as it is; other processes than the first show nothing.
+
+    Args:
+        console: Where to draw; standard output by default.
+    """
+
+    # After the logger, whose line the bar is drawn below.
+    priority = 'LOW'
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._progress: Progress | None = None
+        self._streams: list[tuple[logging.StreamHandler, Any]] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Show the bar, with the log above it."""
+        if not (is_main_process() and self._console.is_terminal):
+            return
+        self._progress = Progress(
+            TextColumn('{task.description}'),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn('left'),
+            TimeRemainingColumn(),
+            TextColumn('{task.fields[state]}'),
+            console=self._console,
+        )
+        self._progress.start()
+        # An exception ends the run without after_run, the cursor hidden.
+        atexit.register(self._stop)
+        self._task = self._progress.add_task(
+            'iterations',
+            total=runner.max_iters,
+            completed=runner.iter,
+            state='',
+        )
+        # Handlers keep the stream of their birth; rich has replaced it by one
+        # that writes above the bar.
+        for handler in runner.logger.handlers:
+            stream = getattr(handler, 'stream', None)
+            if stream in (sys.__stdout__, sys.__stderr__):
+                self._streams.append((handler, handler.setStream(sys.stdout)))
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Move the bar; numbers are those that the hub holds already."""
+        if self._progress is None:
+            return
+        scalars = runner.message_hub.log_scalars
+        state = [
+            f'{unit}{scalars[name].current():.4g}{after}'
+            for name, unit, after in (
+                ('train/images_per_second', '', ' images/s'),
+                ('train/loss', 'loss ', ''),
+            )
+            if name in scalars
+        ]
+        self._progress.update(
+            self._task, completed=runner.iter + 1, state=', '.join(state)
+        )
+
+    def after_train(self, runner: Runner) -> None:
+        """Take the bar away."""
+        self._stop()
+
+    def after_run(self, runner: Runner) -> None:
+        """Take the bar away if training has not."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress is None:
+            return
+        self._progress.stop()
+        self._progress = None
+        atexit.unregister(self._stop)
+        for handler, stream in self._streams:
+            handler.setStream(stream)
+        self._streams.clear()

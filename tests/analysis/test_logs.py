@@ -1,0 +1,194 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Logs of several starts are one run; pictures and pages are complete."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+
+from serkd_mm.analysis.logs import find_runs, read_run
+from serkd_mm.analysis.plot_logs import markdown_table, plot_runs
+from serkd_mm.analysis.report import write_report
+
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+
+
+def train_line(step: int, loss: float, **more: float) -> dict:
+    epoch = (step - 1) // 10 + 1
+    return dict(loss=loss, lr=0.1, epoch=epoch, iter=step, step=step, **more)
+
+
+def val_line(epoch: int, top1: float) -> dict:
+    return {'accuracy/top1': top1, 'time': 0.1, 'step': epoch}
+
+
+def write_start(folder: Path, time: str, lines: list, **record) -> None:
+    path = folder / time / 'vis_data' / 'scalars.json'
+    path.parent.mkdir(parents=True)
+    path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    (path.parent / 'config.py').write_text('lr = 0.1  # <b>\n')
+    (folder / time / 'run.json').write_text(json.dumps(record))
+
+
+@pytest.fixture
+def resumed(tmp_path: Path) -> Path:
+    """Twenty iterations; resumed after ten, twice the log from there on."""
+    folder = tmp_path / 'run'
+    first = [
+        train_line(5, 4.0, images_per_second=100.0, agreement=0.2),
+        train_line(10, 3.0, images_per_second=300.0, agreement=0.3),
+        val_line(1, 40.0),
+        train_line(15, 9.0, images_per_second=900.0, agreement=0.9),
+        val_line(2, 99.0),
+    ]
+    second = [
+        train_line(15, 2.0, images_per_second=200.0, agreement=0.4),
+        train_line(20, 1.0, images_per_second=250.0, agreement=0.5),
+        val_line(2, 60.0),
+        val_line(3, 50.0),
+    ]
+    write_start(folder, '20260101_000000', first, iterations_per_epoch=10)
+    write_start(
+        folder,
+        '20260102_000000',
+        second,
+        iterations_per_epoch=10,
+        command='python tools/train.py a<b',
+        loss_weights={'loss_kd': 0.25},
+    )
+    return folder
+
+
+def test_a_resumed_run_is_one_line(resumed: Path) -> None:
+    run = read_run(resumed)
+    assert run.train['loss'] == [(5, 4.0), (10, 3.0), (15, 2.0), (20, 1.0)]
+    assert run.val['accuracy/top1'] == [(1, 40.0), (2, 60.0), (3, 50.0)]
+    assert run.per_epoch() == 10
+
+
+def test_a_run_begun_anew_forgets_the_old_one(resumed: Path) -> None:
+    lines = [train_line(5, 7.0), val_line(1, 10.0)]
+    write_start(resumed, '20260103_000000', lines)
+    run = read_run(resumed)
+    assert run.train['loss'] == [(5, 7.0)]
+    assert run.val['accuracy/top1'] == [(1, 10.0)]
+
+
+def test_the_table_has_the_numbers_of_the_log(resumed: Path) -> None:
+    summary = read_run(resumed).summary()
+    assert summary == {
+        'run': str(resumed),
+        'iterations': 20,
+        'top-1 (last)': 50.0,
+        'top-1 (best)': 60.0,
+        'teacher top-1': None,
+        'agreement': 0.5,
+        'loss': 1.0,
+        'images/s': 250.0,
+    }
+    row = markdown_table([read_run(resumed)]).splitlines()[-1]
+    assert row == f'| {resumed} | 20 | 50 | 60 | - | 0.5 | 1 | 250 |'
+
+
+def test_the_last_line_of_a_killed_run_is_passed_over(resumed: Path) -> None:
+    path = resumed / '20260102_000000' / 'vis_data' / 'scalars.json'
+    path.write_text(path.read_text() + '{"loss": 0.5, "st')
+    assert read_run(resumed).train['loss'][-1] == (20, 1.0)
+
+
+def test_runs_are_found_inside_a_folder(resumed: Path) -> None:
+    other = resumed.parent / 'study' / 'other'
+    write_start(other, '20260101_000000', [train_line(5, 1.0)])
+    runs = find_runs([resumed.parent])
+    assert [run.folder for run in runs] == [resumed, other]
+
+
+@pytest.mark.parametrize(
+    ('folder', 'message'),
+    [('missing', 'is no folder'), ('empty', 'no run has logged below')],
+)
+def test_folders_without_logs_are_named(
+    tmp_path: Path, folder: str, message: str
+) -> None:
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(FileNotFoundError, match=f'{folder}.*|{message}'):
+        find_runs([tmp_path / folder])
+
+
+def test_the_picture_shows_every_run(resumed: Path, tmp_path: Path) -> None:
+    plot_runs([read_run(resumed)], tmp_path / 'one.png')
+    other = tmp_path / 'other'
+    lines = [train_line(5, 1.0, agreement=0.9), val_line(1, 99.0)]
+    write_start(other, '20260101_000000', lines)
+    plot_runs([read_run(resumed), read_run(other)], tmp_path / 'two.png')
+    one, two = (
+        cv2.imread(str(tmp_path / f'{name}.png')) for name in ('one', 'two')
+    )
+    assert one is not None
+    # The second colour of the map, orange, in BGR.
+    orange = np.array([14, 127, 255])
+    assert not (abs(one.astype(int) - orange) < 3).all(axis=2).any()
+    assert (abs(two.astype(int) - orange) < 3).all(axis=2).any()
+
+
+def test_the_report_holds_everything_and_loads_nothing(
+    resumed: Path, tmp_path: Path
+) -> None:
+    cv2.imwrite(
+        str(resumed / 'superpixels_1.png'), np.zeros((4, 4, 3), np.uint8)
+    )
+    path = tmp_path / 'report.html'
+    write_report(read_run(resumed), path)
+    page = path.read_text()
+    assert 'python tools/train.py a&lt;b' in page
+    assert 'lr = 0.1  # &lt;b&gt;' in page
+    assert '<th>loss_kd</th><td>0.25</td>' in page
+    assert '<th>top-1 (best)</th><td>60</td>' in page
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert len(sources) == 2
+    for source in sources:
+        assert source.startswith('data:image/png;base64,')
+        data = base64.b64decode(source.split(',')[1])
+        assert data.startswith(b'\x89PNG')
+    assert 'http' not in page
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['report.html', 'run']
+
+
+def tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f'{name}.py')
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tools_write_where_they_say(
+    resumed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    picture = tmp_path / 'new' / 'curves.png'
+    arguments = ['plot_logs.py', str(resumed), '--out', str(picture)]
+    monkeypatch.setattr(sys, 'argv', arguments)
+    tool('plot_logs').main()
+    assert str(picture) in capsys.readouterr().out
+    assert picture.is_file()
+
+    monkeypatch.setattr(sys, 'argv', ['report.py', str(resumed)])
+    tool('report').main()
+    assert (resumed / 'report.html').is_file()
+
+    monkeypatch.setattr(sys, 'argv', ['report.py', str(tmp_path / 'new')])
+    with pytest.raises(SystemExit, match='error: no run has logged'):
+        tool('report').main()

@@ -1,0 +1,40 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Write a run as one HTML page: result, curves, superpixels, config.
+
+python tools/report.py work_dirs/quickstart/serkd
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from serkd_mm.analysis.logs import find_runs
+from serkd_mm.analysis.report import write_report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description='Write a run as one HTML page',
+        epilog='example: python tools/report.py work_dirs/quickstart/serkd',
+    )
+    parser.add_argument('work_dir', type=Path, help='work dir of a training')
+    parser.add_argument(
+        '--out', type=Path, help='page; default: WORK_DIR/report.html'
+    )
+    args = parser.parse_args()
+    try:
+        runs = find_runs([args.work_dir])
+    except FileNotFoundError as error:
+        raise SystemExit(f'error: {error}') from None
+    if len(runs) > 1:
+        names = ', '.join(str(run.folder) for run in runs)
+        raise SystemExit(f'error: several runs, name one of {names}')
+    path = args.out or args.work_dir / 'report.html'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_report(runs[0], path)
+    print(f'report: {path}')
+
+
+if __name__ == '__main__':
+    main()
