@@ -57,7 +57,7 @@ def check_class_counts(algorithm: FrozenTeacherDistill) -> None:
     distiller = algorithm.distiller
     for name, mapping in distiller.loss_forward_mappings.items():
         records = mapping.values()
-        if mapping and all(_is_logits(distiller, r) for r in records):
+        if mapping and all(is_logits(distiller, r) for r in records):
             raise ValueError(
                 f'{name} compares logits, but the student has '
                 f'{counts[0]} classes and the teacher {counts[1]}; take '
@@ -66,7 +66,7 @@ def check_class_counts(algorithm: FrozenTeacherDistill) -> None:
             )
 
 
-def _is_logits(distiller: ConfigurableDistiller, record: dict) -> bool:
+def is_logits(distiller: ConfigurableDistiller, record: dict) -> bool:
     """Whether a mapped argument is what a head puts out."""
     side = 'student' if record['from_student'] else 'teacher'
     manager = getattr(distiller, f'{side}_recorders')

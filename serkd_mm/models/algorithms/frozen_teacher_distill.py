@@ -15,11 +15,11 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from ... import compat
-from ..heads import DeiTDistillHead
 from .checks import (
     check_class_counts,
     check_weights,
     dry_run,
+    is_logits,
     warn_of_idle_dist_head,
 )
 from .renormalize import Renormalize, describe_normalization
@@ -197,7 +197,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """Share of the batch with one answer; records are still there."""
         for mapping in self.distiller.loss_forward_mappings.values():
             records = mapping.values()
-            if not records or not all(map(self._is_logits, records)):
+            if not all(
+                is_logits(self.distiller, r) and not r.get('connector')
+                for r in records
+            ):
                 continue
             logits = [self.distiller.get_record(**r) for r in records]
             if len(logits) == 2 and logits[0].shape == logits[1].shape:
