@@ -13,7 +13,20 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-_NUMBERS = 'b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8'.split()
+_NUMBERS = [
+    'b1',
+    'i1',
+    'i2',
+    'i4',
+    'i8',
+    'u1',
+    'u2',
+    'u4',
+    'u8',
+    'f2',
+    'f4',
+    'f8',
+]
 _STATISTICS = ('current', 'max', 'mean', 'min')
 
 

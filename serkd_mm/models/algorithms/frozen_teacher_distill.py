@@ -15,6 +15,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from ... import compat
+from ..heads import DeiTDistillHead
 from .checks import (
     check_class_counts,
     check_weights,
