@@ -12,7 +12,8 @@ from typing import Any
 import mmpretrain
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DefaultScope
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, DefaultScope
 from mmengine.runner import CheckpointLoader, find_latest_checkpoint
 from mmpretrain.registry import DATASETS
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
@@ -123,11 +124,15 @@ def _student_config(cfg: Config) -> Config:
     if wrapper.get('constructor') == 'MergedOptimWrapperConstructor':
         # MMEngine's default makes other groups of the same settings.
         wrapper.pop('constructor')
-    hooks = exported.pop('custom_hooks', None) or []
+    for name, hook in list((exported.get('default_hooks') or {}).items()):
+        exported['default_hooks'][name] = _host_hook(hook)
+    hooks = [_host_hook(h) for h in exported.pop('custom_hooks', None) or ()]
     # There is no distillation to stop.
-    hooks = [h for h in hooks if not h['type'].endswith('StopDistillHook')]
-    if hooks:
-        exported['custom_hooks'] = hooks
+    kept = [
+        h for h in hooks if h and not h['type'].endswith('StopDistillHook')
+    ]
+    if kept:
+        exported['custom_hooks'] = kept
     model = student_architecture(cfg)
     model.pop('_scope_', None)
     head = model.get('head')
@@ -153,6 +158,21 @@ def _host_datasets(value: Any) -> Any:
     if items.get('type') == 'LoadCheckedImage':
         items['type'] = 'LoadImageFromFile'
     return items
+
+
+def _host_hook(hook: dict | None) -> dict | None:
+    """The hook that one of this package extends; None if there is none."""
+    if hook is None:
+        return None
+    cls = HOOKS.get(hook['type'])
+    if cls is None or not cls.__module__.startswith('serkd_mm.'):
+        return hook
+    host = next(
+        base
+        for base in cls.__mro__
+        if not base.__module__.startswith('serkd_mm.')
+    )
+    return None if host is Hook else {**hook, 'type': host.__name__}
 
 
 def student_architecture(cfg: Config) -> ConfigDict:

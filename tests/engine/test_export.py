@@ -219,3 +219,19 @@ def test_what_needs_a_distillation_is_not_exported(cfg: Config) -> None:
     assert export._student_config(cfg).custom_hooks == [ema]
     cfg.custom_hooks = [stop]
     assert 'custom_hooks' not in export._student_config(cfg)
+
+
+def test_hooks_of_the_package_become_those_that_they_extend(
+    cfg: Config,
+) -> None:
+    cfg.custom_hooks = [dict(type='EMAHook'), dict(type='NonFiniteHook')]
+    checkpoint = dict(cfg.default_hooks.checkpoint)
+
+    student = export._student_config(cfg)
+
+    hooks = student.default_hooks
+    assert student.custom_hooks == [dict(type='EMAHook')]
+    assert hooks.checkpoint == dict(checkpoint, type='CheckpointHook')
+    # MMEngine leaves a default hook of None out.
+    assert hooks.non_finite is None
+    assert hooks.logger == cfg.default_hooks.logger
