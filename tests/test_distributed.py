@@ -309,3 +309,54 @@ def test_a_config_is_named_by_package_path_too() -> None:
     assert cfg.train_dataloader.batch_size == 7
     assert cfg.work_dir == os.path.join('work_dirs', 'serkd')
     assert cfg.launcher == 'none'
+
+
+SPOILED = f"""
+_base_ = {SERKD!r}
+custom_imports = dict(imports=['serkd_mm', 'tests.rank_trap'])
+custom_hooks = [dict(type='SpoilBatches', rank=1, iterations=(2, 4, 5))]
+param_scheduler = None
+train_dataloader = dict(dataset=dict(times=6))
+train_cfg = dict(max_epochs=1)
+default_hooks = dict(non_finite=dict(action='skip', max_consecutive=1))
+"""
+
+
+@pytest.mark.slow
+@needs_no_cuda
+def test_all_ranks_skip_what_is_not_finite_on_one(tmp_path: Path) -> None:
+    (tmp_path / 'spoiled.py').write_text(SPOILED)
+
+    code = run(
+        *('dist_train.sh', 'spoiled.py', 2, '--work-dir', 'work'),
+        *RANDOM_TEACHER,
+        cwd=tmp_path,
+        PORT=free_port(),
+    )
+
+    log = (tmp_path / 'log.txt').read_text()
+    # The second skip in a row, in iteration 5, is one too many.
+    assert code != 0
+    assert '2 updates in a row had losses or gradients' in log
+    states = {
+        name: torch.load(tmp_path / f'state-{name}.pth')
+        for name in ('0-1', '0-2', '0-3', '0-4', '1-1', '1-2', '1-3', '1-4')
+    }
+
+    def equal(first: str, second: str) -> bool:
+        pairs = zip(states[first].values(), states[second].values())
+        return all(torch.equal(a, b) for a, b in pairs)
+
+    assert all(equal(f'0-{i}', f'1-{i}') for i in range(1, 5))
+    assert equal('0-1', '0-2')
+    assert equal('0-3', '0-4')
+    assert not equal('0-2', '0-3')
+    # The log, rank 0's, tells of rank 1 and of nobody else.
+    (told, *_) = (line for line in log.splitlines() if 'No update, as' in line)
+    assert 'iteration 2 (epoch 1): rank 1: losses ' in told
+    assert 'student.loss=nan' in told
+    assert ', '.join(torch.load(tmp_path / 'paths-2.pth')[:8]) in told
+    assert 'rank 0' not in told
+    assert [p.name for p in tmp_path.glob('work/non_finite/*')] == [
+        'iter_2_rank_1.pth'
+    ]

@@ -7,6 +7,8 @@ default_hooks = dict(
     checkpoint=dict(type='AtomicCheckpointHook'),
     # A resumed run ends as one that was not interrupted.
     exact_resume=dict(type='ExactResumeHook'),
+    # A loss or gradient that is NaN or infinite stops training.
+    non_finite=dict(type='NonFiniteHook'),
     # SIGTERM saves a checkpoint; exit code 143.
     stop_on_signal=dict(type='StopOnSignalHook'),
     # How it goes: images per second, a bar on terminals, run.json.

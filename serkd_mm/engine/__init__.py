@@ -1,9 +1,11 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from .atomic_backend import AtomicLocalBackend
+from .forward_dump import replay
 from .hooks import (
     AtomicCheckpointHook,
     BrokenImagesHook,
     ExactResumeHook,
+    NonFiniteHook,
     StopOnSignalHook,
 )
 from .optimizers import MergedOptimWrapperConstructor
@@ -14,5 +16,7 @@ __all__ = [
     'BrokenImagesHook',
     'ExactResumeHook',
     'MergedOptimWrapperConstructor',
+    'NonFiniteHook',
     'StopOnSignalHook',
+    'replay',
 ]

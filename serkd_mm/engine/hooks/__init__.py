@@ -2,6 +2,7 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .broken_images_hook import BrokenImagesHook
 from .exact_resume_hook import ExactResumeHook
+from .non_finite_hook import NonFiniteHook
 from .progress_hook import ProgressHook
 from .run_record_hook import RunRecordHook
 from .stop_on_signal_hook import StopOnSignalHook
@@ -11,6 +12,7 @@ __all__ = [
     'AtomicCheckpointHook',
     'BrokenImagesHook',
     'ExactResumeHook',
+    'NonFiniteHook',
     'ProgressHook',
     'RunRecordHook',
     'StopOnSignalHook',

@@ -1,0 +1,147 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""One forward pass of a training run, kept on disk and computed again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import autocast
+from torch import Tensor
+
+from .random_state import kept_random_state, set_random_state
+
+
+class Replay(NamedTuple):
+    """What :func:`replay` finds.
+
+    Attributes:
+        loss: The sum that training calls ``backward`` on, with its graph.
+        losses: Value of every entry of the log, ``loss`` among them.
+        img_paths: File names of the batch, where its samples have them.
+        model: The model, with the gradients that it had: none.
+    """
+
+    loss: Tensor
+    losses: dict[str, float]
+    img_paths: list[str]
+    model: BaseModel
+
+
+def save_dump(
+    path: Path,
+    model: BaseModel,
+    cfg: Config,
+    data_batch: Any,
+    random_state: dict[str, Any],
+    amp: dict[str, Any],
+) -> None:
+    """Write all that a forward pass depends on; the file is whole or absent.
+
+    Args:
+        path: File to write, its folder is made.
+        model: Model before the update. A teacher's weights are left out if
+            ``cfg`` names their checkpoint.
+        cfg: Config of the run.
+        data_batch: Batch as the data loader hands it over.
+        random_state: From
+            :func:`~serkd_mm.engine.random_state.get_random_state`, before the
+            batch is preprocessed.
+        amp: Arguments of :func:`mmengine.runner.autocast` but the device.
+    """
+    content = dict(
+        cfg=cfg.pretty_text,
+        state_dict=model.state_dict(),
+        training={name: m.training for name, m in model.named_modules()},
+        data_batch=data_batch,
+        random_state=random_state,
+        amp=amp,
+        device=next(model.parameters()).device.type,
+    )
+    teacher = getattr(model, 'teacher', None)
+    if teacher is not None and not cfg.get('model', {}).get('teacher_ckpt'):
+        content['teacher'] = teacher.state_dict()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}')
+    try:
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replay(
+    path: str | Path,
+    model: BaseModel | None = None,
+    device: str | None = None,
+) -> Replay:
+    """Compute the losses of a dump of :class:`NonFiniteHook` again.
+
+    The same numbers come out on the same kind of device with the same
+    versions. ``replay(path).loss.backward()`` goes on where training would,
+    for instance under :func:`torch.autograd.detect_anomaly`.
+
+    The dump holds pickles and a config, which is code: replay only dumps of
+    your own.
+
+    Args:
+        path: The dump.
+        model: Model to load the state into, by default the one that the
+            run's config builds.
+        device: ``'cpu'`` or ``'cuda'``, by default the one of the run.
+
+    Returns:
+        Losses of the batch, its file names and the model.
+
+    Raises:
+        ValueError: If the run had no config to build the model from, and
+            none is given.
+    """
+    dump = torch.load(path, map_location='cpu', weights_only=False)
+    device = device or dump['device']
+    with kept_random_state():
+        model = _restore(model or _build(dump, path), dump).to(device)
+        set_random_state(dump['random_state'])
+        with autocast(device, **dump['amp']):
+            data = model.data_preprocessor(dump['data_batch'], True)
+            raw = model._run_forward(data, mode='loss')
+    loss, losses = model.parse_losses(raw)
+    values = {name: float(value) for name, value in losses.items()}
+    return Replay(loss, values, img_paths(dump['data_batch']), model)
+
+
+def img_paths(data_batch: Any) -> list[str]:
+    """File names of a batch; none for samples that have no file."""
+    samples = data_batch.get('data_samples') or ()
+    paths = (sample.get('img_path') for sample in samples)
+    return [str(path) for path in paths if path is not None]
+
+
+def _build(dump: dict, path: str | Path) -> BaseModel:
+    cfg = Config.fromstring(dump['cfg'], '.py')
+    if 'model' not in cfg:
+        raise ValueError(
+            f'{str(path)!r} is of a run without config; build its model and '
+            'hand it over as model='
+        )
+    if 'teacher' in dump:
+        cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
+    if cfg.get('data_preprocessor') is not None:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    scope = cfg.get('default_scope', 'mmengine')
+    with DefaultScope.overwrite_default_scope(scope):
+        return MODELS.build(cfg.model)
+
+
+def _restore(model: BaseModel, dump: dict) -> BaseModel:
+    model.load_state_dict(dump['state_dict'])
+    if 'teacher' in dump:
+        model.teacher.load_state_dict(dump['teacher'])
+    for name, module in model.named_modules():
+        module.training = dump['training'][name]
+    return model
