@@ -256,7 +256,7 @@ def test_the_dump_gives_the_same_losses_and_gradients_again(
 
     assert path.name == 'iter_3_rank_0.pth'
     assert again.losses == losses
-    assert len(losses) == 5
+    assert {'loss', 'student.loss', 'distill.loss_trap'} <= set(losses)
     assert again.img_paths == [f'images/{i}.png' for i in range(8, 12)]
     again.loss.backward()
     assert again.model.student.backbone.cls_token.grad.isnan().all()
@@ -560,7 +560,9 @@ def test_gradients_that_no_scale_helps_stop(
     monkeypatch.setattr(non_finite_hook, 'MAX_OVERFLOWS', 2)
     model = MODELS.build(trapped('gradient'))
 
-    with pytest.raises(FloatingPointError, match='iteration 4 .*loss_trap=0;'):
+    with pytest.raises(
+        FloatingPointError, match='iteration 4 .*loss_trap=0[,;]'
+    ):
         run(
             tmp_path,
             model,
