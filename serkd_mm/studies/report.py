@@ -122,49 +122,59 @@ def run_lines(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def draw(
     study: Study, rows: Sequence[Row], teacher: float | None, path: Path
 ) -> None:
-    """Every run as a dot, mean and standard deviation as a bar."""
+    """Every run as a dot, mean and standard deviation as a bar.
+
+    Beside the top-1, where there is a baseline, the differences to it at
+    equal seeds.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = [row for row in rows if row.top1]
-    height = 1.4 + 0.36 * len(shown)
-    figure = Figure(figsize=(7.2, height), layout='constrained')
-    axes = figure.add_subplot()
+    panels = 2 if study.baseline else 1
+    figure = Figure(
+        figsize=(3.2 + 3.4 * panels, 1.5 + 0.36 * len(shown)),
+        layout='constrained',
+    )
+    figure.suptitle(study.title, fontsize=10)
+    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
     for position, row in enumerate(shown):
-        values, mean = list(row.top1.values()), row.last.mean
-        assert mean is not None
-        axes.plot(values, [position] * len(values), 'o', ms=4, color='#9ecae1')
-        axes.errorbar(
-            mean,
+        _dots(axes[0], position, list(row.top1.values()), row.last)
+        if study.baseline and row.experiment.name != study.baseline:
+            values = list(row.differences.values())
+            _dots(axes[1], position, values, row.difference)
+    axes[0].set_xlabel('top-1 of the last epoch (%)')
+    if teacher is not None:
+        axes[0].axvline(
+            teacher, color='#7f7f7f', lw=1, ls='--', label='teacher'
+        )
+        axes[0].legend(fontsize=8, loc='lower left')
+    if study.baseline:
+        axes[1].axvline(0, color='#d95f02', lw=1, ls=':')
+        axes[1].set_xlabel(f'less {_label(study)} at the same seed')
+    axes[0].set_yticks(range(len(shown)), [r.experiment.label for r in shown])
+    axes[0].invert_yaxis()
+    for panel in axes:
+        panel.grid(alpha=0.3, axis='x')
+    FigureCanvasAgg(figure).print_figure(path, dpi=150)
+
+
+def _dots(
+    panel: Any, position: int, values: Sequence[float], found: Statistic
+) -> None:
+    """Values a little below their mean and standard deviation."""
+    if values:
+        below = [position + 0.25] * len(values)
+        panel.plot(values, below, 'o', ms=4, color='#9ecae1')
+        panel.errorbar(
+            found.mean,
             position,
-            xerr=row.last.std,
+            xerr=found.std,
             fmt='D',
-            ms=5,
+            ms=4,
             capsize=4,
             color='#1b6ca8',
         )
-        if row.experiment.name == study.baseline:
-            axes.axvline(mean, color='#d95f02', lw=1, ls=':')
-    if teacher is not None:
-        axes.axvline(teacher, color='#7f7f7f', lw=1, ls='--')
-        axes.annotate(
-            'teacher',
-            (teacher, 1),
-            xycoords=('data', 'axes fraction'),
-            xytext=(-3, 3),
-            textcoords='offset points',
-            ha='right',
-            fontsize=8,
-            color='#7f7f7f',
-        )
-    axes.set_yticks(range(len(shown)), [row.experiment.label for row in shown])
-    axes.invert_yaxis()
-    axes.set_xlabel(
-        'top-1 of the last epoch (%): seeds, mean, standard deviation'
-    )
-    axes.set_title(study.title, fontsize=10)
-    axes.grid(alpha=0.3, axis='x')
-    FigureCanvasAgg(figure).print_figure(path, dpi=150)
 
 
 def _cells(study: Study, row: Row) -> dict[str, Any]:

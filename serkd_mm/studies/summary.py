@@ -58,7 +58,8 @@ class Row:
         top1: Top-1 of the last epoch by seed.
         best: Best top-1 of any epoch by seed.
         seconds: Seconds of the runs that were trained in one go.
-        difference: Top-1 less that of the baseline at the same seed.
+        differences: Top-1 less that of the baseline, at the seeds that both
+            have.
         unfinished: Seeds without result and the state of their runs.
     """
 
@@ -66,13 +67,18 @@ class Row:
     top1: dict[int | None, float]
     best: dict[int | None, float]
     seconds: Statistic
-    difference: Statistic
+    differences: dict[int | None, float]
     unfinished: dict[int | None, str]
 
     @property
     def last(self) -> Statistic:
         """Top-1 of the last epoch over the seeds."""
         return Statistic.of(list(self.top1.values()))
+
+    @property
+    def difference(self) -> Statistic:
+        """Differences to the baseline over the seeds."""
+        return Statistic.of(list(self.differences.values()))
 
 
 def summarise(study: Study, runs: Sequence[Run]) -> list[Row]:
@@ -105,15 +111,18 @@ def summarise(study: Study, runs: Sequence[Run]) -> list[Row]:
 
 def paired(
     values: Mapping[Any, float], baseline: Mapping[Any, float]
-) -> Statistic:
+) -> dict[Any, float]:
     """Differences to the baseline at the seeds that both have.
 
     Example:
         >>> paired({0: 3.0, 1: 5.0, 2: 9.0}, {0: 2.0, 1: 2.0})
-        Statistic(count=2, mean=2.0, std=1.4142135623730951)
+        {0: 1.0, 1: 3.0}
     """
-    common = [seed for seed in values if seed in baseline]
-    return Statistic.of([values[seed] - baseline[seed] for seed in common])
+    return {
+        seed: value - baseline[seed]
+        for seed, value in values.items()
+        if seed in baseline
+    }
 
 
 def _row(

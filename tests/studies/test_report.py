@@ -87,8 +87,9 @@ def test_mean_spread_and_paired_difference(study: Study, out: Path) -> None:
 
 
 def test_only_common_seeds_are_paired() -> None:
-    assert paired({1: 2.0, 7: 9.0}, {1: 1.5, 2: 0.0}).mean == 0.5
-    assert paired({1: 2.0}, {}) == Statistic(0, None, None)
+    assert paired({1: 2.0, 7: 9.0}, {1: 1.5, 2: 0.0}) == {1: 0.5}
+    assert paired({1: 2.0}, {}) == {}
+    assert Statistic.of([]) == Statistic(0, None, None)
 
 
 def test_the_table_names_what_it_shows(
@@ -173,8 +174,8 @@ def test_the_picture_shows_every_finished_run(
 
     picture = matplotlib.image.imread(tmp_path / 'fake.png')[..., :3]
     blue = abs(picture - [158 / 255, 202 / 255, 225 / 255]).max(axis=2) < 0.02
-    # Eight dots of 4 points at 150 dpi.
-    assert 8 * 25 < blue.sum() < 8 * 64
+    # Eight runs and four differences, dots of 4 points at 150 dpi.
+    assert 12 * 25 < blue.sum() < 12 * 64
 
 
 def test_runs_of_different_configs_make_no_mean(
