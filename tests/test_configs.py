@@ -72,7 +72,8 @@ LOSSES_OF = {
     },
     'methods/dist': 'kd',
     'methods/dkd': 'kd',
-    'methods/fitnet': 'kd feature',
+    'methods/fitnet-only': 'feature',
+    'methods/fitnet_': 'kd feature',
     'methods/hard': 'kd',
     'methods/kd': 'kd',
     'methods/rkd': 'kd distance angle',
@@ -212,7 +213,10 @@ def test_the_config_builds_and_takes_a_step(name: str) -> None:
     assert all(0 < value < 100 for value in losses.values())
     parts = of(LOSSES_OF, name, 'kd feature distance angle').split()
     expected = {f'distill.loss_{part}' for part in parts}
-    assert set(losses) == {'student.loss'} | expected
+    labels = {'student.loss'}
+    if cfg.model.architecture.head.get('label_dist_head'):
+        labels.add('student.loss_dist_head')
+    assert set(losses) == labels | expected
     if shapes:
         tokens = {shape[:2] for shape in shapes}
         assert tokens == {(2, of(TOKENS_OF, name, 49))}
@@ -458,6 +462,32 @@ def test_deits_distillation_has_deits_weights(
 
     assert model.architecture.head.loss.get('loss_weight', 1.0) == labels
     assert model.distiller.distill_losses.loss_kd.loss_weight == teacher
+
+
+def test_the_association_of_stvit_is_ours_without_its_gradient() -> None:
+    model = read('methods/serkd-stvit_deit-ti.py').model
+    base = read('serkd_deit-ti.py').model
+
+    chain = model.distiller.connectors.student_superpixels
+    assert chain[1].pop('differentiable_assignment') is False
+    assert model == base
+
+
+def test_cskd_is_deits_distillation_and_one_loss_more() -> None:
+    model = read('methods/cskd_deit-ti.py').model
+    base = read('methods/hard_regnety-16gf_deit-ti.py').model
+
+    spatial = model.distiller.distill_losses.pop('loss_spatial')
+    mapping = model.distiller.loss_forward_mappings.pop('loss_spatial')
+    del model.distiller.connectors
+    for side in ('student', 'teacher'):
+        recorders = model.distiller[f'{side}_recorders']
+        for name in {record.recorder for record in mapping.values()}:
+            del recorders[name]
+    assert model == base
+    assert spatial == dict(
+        type='CSKDLoss', target='hard', schedule='linear', loss_weight=1.0
+    )
 
 
 def test_a_regnet_teacher_fits_torchvisions_checkpoint() -> None:
