@@ -45,8 +45,11 @@ ALTERNATIVES = [
 ]
 
 QUICKSTART = ['scikit-learn', 'matplotlib']
+# tools/export_student.py --onnx
+EXPORT = ['onnx', 'onnxruntime', 'onnxscript']
 DEV = [
     *QUICKSTART,
+    *EXPORT,
     'pytest>=7.4',
     'hypothesis>=6.80',
     # The formatter's style may change with every minor version.
@@ -60,6 +63,7 @@ DEV = [
 ]
 EXTRAS_REQUIRE = {
     'quickstart': QUICKSTART,
+    'export': EXPORT,
     'dev': DEV,
     'all': sorted({*QUICKSTART, *DEV}),
 }

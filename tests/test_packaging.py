@@ -204,7 +204,8 @@ def test_extras_of_the_wheel(wheel_metadata: Message) -> None:
     assert extras['quickstart'] == {'scikit-learn', 'matplotlib'}
     tools = {'pytest', 'hypothesis', 'ruff', 'mypy', 'setuptools', 'wheel'}
     tools.add('triton')
-    assert extras['dev'] == extras['quickstart'] | tools
+    assert extras['export'] == {'onnx', 'onnxruntime', 'onnxscript'}
+    assert extras['dev'] == extras['quickstart'] | extras['export'] | tools
     assert extras['all'] == extras['dev']
 
 

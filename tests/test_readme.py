@@ -6,19 +6,23 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmrazor.registry import MODELS as MMRAZOR_MODELS
+
+from serkd_mm.engine.export import export_student
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text()
 
 
-def python_block(containing: str) -> str:
-    """The one Python block of the README that holds a text."""
-    blocks = re.findall(r'```python\n(.*?)```', README, flags=re.S)
+def python_block(containing: str, page: Path = ROOT / 'README.md') -> str:
+    """The one Python block of a page that holds a text."""
+    blocks = re.findall(r'```python\n(.*?)```', page.read_text(), flags=re.S)
     (block,) = [b for b in blocks if containing in b]
     return block
 
@@ -79,3 +83,47 @@ def _labelled(label: int):
     from mmpretrain.structures import DataSample
 
     return DataSample().set_gt_label(label)
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory) -> Path:
+    """A student as the tool writes it, an image, and the label it gets."""
+    folder = tmp_path_factory.mktemp('exported')
+    cfg = Config.fromfile(ROOT / 'configs' / 'quickstart' / 'serkd.py')
+    cfg.model.architecture.head.init_cfg = dict(
+        type='Normal', layer='Linear', std=1.0
+    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = build_random(cfg.copy())
+    model.init_weights()
+    torch.save(
+        dict(meta=dict(cfg=cfg.pretty_text), state_dict=model.state_dict()),
+        folder / 'epoch_1.pth',
+    )
+    export_student(
+        str(folder / 'epoch_1.pth'), str(folder / 'x.pth'), onnx=True
+    )
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    cv2.imwrite(str(folder / 'image.jpg'), image)
+    pixels = cv2.imread(str(folder / 'image.jpg')).transpose(2, 0, 1)
+    batch = {'inputs': torch.from_numpy(pixels.copy())[None]}
+    model.eval()
+    with torch.no_grad():
+        logits = model.student(model.data_preprocessor(batch)['inputs'])
+    (folder / 'label').write_text(str(int(logits.argmax())))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('package', ['mmpretrain', 'onnxruntime'])
+def test_the_exported_student_gives_the_label(package, exported, monkeypatch):
+    if package == 'mmpretrain':
+        code = python_block('ImageClassificationInferencer')
+    else:
+        code = python_block('onnxruntime', ROOT / 'tools' / 'README.md')
+    (student,) = exported.glob('x-????????.onnx')
+    assert 3 <= len(code.replace('\n\n', '\n').splitlines()) <= 10
+    monkeypatch.chdir(exported)
+    printed = []
+    exec(code.replace('STUDENT', student.stem), {'print': printed.append})
+    assert printed == [int((exported / 'label').read_text())]

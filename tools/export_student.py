@@ -20,11 +20,34 @@ def main() -> None:
     parser.add_argument(
         'out', help='.pth file; a part of its hash is added to the name'
     )
-    args = parser.parse_args()
-    checkpoint, config = export_student(args.source, args.out)
-    print(
-        f'{checkpoint}\n{config}\nLogits equal those of the trained student.'
+    parser.add_argument(
+        '--config',
+        help='config of the run, where that in the checkpoint is not enough',
     )
+    parser.add_argument(
+        '--onnx', action='store_true', help='write a .onnx file too'
+    )
+    parser.add_argument(
+        '--torchscript', action='store_true', help='write a .pt program too'
+    )
+    parser.add_argument(
+        '--size',
+        type=int,
+        help='height and width of the images of .onnx and .pt, where the '
+        'config does not say it',
+    )
+    student = export_student(**vars(parser.parse_args()))
+    for path in (
+        student.checkpoint,
+        student.config,
+        student.onnx,
+        student.torchscript,
+    ):
+        if path is not None:
+            print(path)
+    for note in student.notes:
+        print(f'Note: {note}.')
+    print('Logits equal those of the trained student.')
 
 
 if __name__ == '__main__':

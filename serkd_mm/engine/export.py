@@ -3,73 +3,128 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
+import io
 import os
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import mmpretrain
 import torch
-from mmengine.config import Config, ConfigDict
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, DefaultScope
+from mmengine.config import Config
+from mmengine.fileio import put
+from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader, find_latest_checkpoint
-from mmpretrain.registry import DATASETS
-from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmrazor.registry import MODELS
+from torch import nn
+
+from .graphs import check_onnx_packages, write_onnx, write_torchscript
+from .random_state import kept_random_state
+from .run_config import check_types, read_run_config
+from .student_config import image_size, student_architecture, student_config
 
 _STUDENT = 'architecture.'
 
 
-def export_student(source: str, out: str) -> tuple[Path, Path]:
+class ExportedStudent(NamedTuple):
+    """Files of an exported student, and what the user should know of them."""
+
+    checkpoint: Path
+    config: Path
+    onnx: Path | None = None
+    torchscript: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+def export_student(
+    source: str,
+    out: str,
+    config: str | Config | None = None,
+    onnx: bool = False,
+    torchscript: bool = False,
+    size: int | None = None,
+) -> ExportedStudent:
     """Write the student of a run as MMPretrain keeps its models.
 
     The weights are those of the averaged model where the run has one. The
     config beside them is the run's own with the student as its model, ready
     for testing and fine-tuning with MMPretrain; a :class:`DeiTDistillHead`
     becomes MMPretrain's ``DeiTClsHead``, which has the same parameters and
-    predictions. Both files are written only after the exported student gave
-    bit for bit the logits of the trained one.
+    predictions. Files are written only after the exported student gave bit
+    for bit the logits of the trained one, the checkpoint last, each complete
+    or not at all.
 
     Args:
         source: Checkpoint, or work directory whose latest one is taken.
         out: Path to write to, ``.pth``. The first eight digits of the file's
-            SHA-256 are added to the name, as in MMPretrain's model zoo.
+            SHA-256 are added to the name, as in MMPretrain's model zoo; the
+            other files have the same name with other endings.
+        config: Config of the run, or its path. By default the one that the
+            checkpoint holds, which is read as data, so that it cannot do more
+            than build registered classes.
+        onnx: Whether to write the student for ONNX Runtime too, see
+            :func:`write_onnx`.
+        torchscript: Whether to write a TorchScript program (``.pt``) too, see
+            :func:`write_torchscript`.
+        size: Height and width of the images of these programs. By default
+            those of the backbone or of the test pipeline.
 
     Returns:
-        Paths of the checkpoint and of the config.
+        The files that were written.
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
-        ValueError: If the checkpoint holds no student, or ``out`` does not
-            end in ``.pth``.
-        RuntimeError: If the exported student computes something else.
+        ImportError: If packages for ONNX are missing.
+        UnsafeCheckpointError: If the file is no plain checkpoint.
+        ValueError: If the checkpoint holds no student or not that of the
+            config, ``out`` does not end in ``.pth``, or the size of the
+            images is unknown.
+        RuntimeError: If something that was exported computes something else.
     """
     target = Path(out)
     if target.suffix != '.pth':
         raise ValueError(f'the student is written to a .pth file, got {out!r}')
+    if onnx:
+        check_onnx_packages()
     path = find_checkpoint(source)
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    weights = _student_weights(checkpoint.get('state_dict', {}), path)
-    run = _run_config(checkpoint, path)
-    student = {'state_dict': weights, 'meta': _student_meta(checkpoint)}
+    weights = _student_weights(checkpoint, path)
+    run = _run_config(config, checkpoint, path)
+    student = student_config(run)
+    file = io.BytesIO()
+    meta = _student_meta(checkpoint)
+    torch.save({'state_dict': weights, 'meta': meta}, file)
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f'.{target.stem}-{os.getpid()}.pth')
-    config = temporary.with_suffix('.py')
-    try:
-        torch.save(student, temporary)
-        config.write_text(_student_config(run).pretty_text)
-        _check_logits(run, weights, config, temporary)
-        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()[:8]
-        final = target.with_name(f'{target.stem}-{digest}.pth')
-        os.replace(config, final.with_suffix('.py'))
-        os.replace(temporary, final)
-    finally:
-        for leftover in (temporary, config):
-            leftover.unlink(missing_ok=True)
-    return final, final.with_suffix('.py')
+    digest = hashlib.sha256(file.getvalue()).hexdigest()[:8]
+    stem = f'{target.stem}-{digest}'
+    notes = []
+    with TemporaryDirectory() as folder, kept_random_state():
+        parts = [Path(folder, stem + '.py'), Path(folder, stem + '.pth')]
+        parts[0].write_text(student.pretty_text)
+        parts[1].write_bytes(file.getvalue())
+        trained = _trained_student(run, weights, path)
+        exported = mmpretrain.get_model(*map(str, parts)).eval()
+        shape = (size, size) if size else image_size(exported, student)
+        _compare_logits(trained, exported, shape or (224, 224))
+        for wanted, ending, write in (
+            (onnx, '.onnx', write_onnx),
+            (torchscript, '.pt', write_torchscript),
+        ):
+            if wanted:
+                parts.insert(0, Path(folder, stem + ending))
+                notes.append(write(exported, parts[0], _known(shape)))
+        written = {}
+        for part in parts:
+            written[part.suffix] = target.with_name(part.name)
+            put(part.read_bytes(), str(written[part.suffix]))
+    return ExportedStudent(
+        written['.pth'],
+        written['.py'],
+        written.get('.onnx'),
+        written.get('.pt'),
+        tuple(filter(None, notes)),
+    )
 
 
 def find_checkpoint(source: str) -> str:
@@ -91,11 +146,13 @@ def find_checkpoint(source: str) -> str:
     return source
 
 
-def _student_weights(state_dict: dict, path: str) -> dict:
+def _student_weights(checkpoint: Any, path: str) -> dict:
+    state_dict = checkpoint if isinstance(checkpoint, dict) else {}
+    state_dict = state_dict.get('state_dict', state_dict)
     weights = {
         key[len(_STUDENT) :]: value
         for key, value in state_dict.items()
-        if key.startswith(_STUDENT)
+        if str(key).startswith(_STUDENT)
     }
     if not weights:
         raise ValueError(
@@ -105,102 +162,31 @@ def _student_weights(state_dict: dict, path: str) -> dict:
     return weights
 
 
-def _run_config(checkpoint: dict, path: str) -> Config:
-    text = checkpoint.get('meta', {}).get('cfg')
-    if not text:
+def _run_config(
+    config: str | Config | None, checkpoint: dict, path: str
+) -> Config:
+    if isinstance(config, Config):
+        return config
+    run = Config.fromfile(config) if config else None
+    if run is None:
+        run = read_run_config(checkpoint, path)
+    if 'architecture' not in (run.get('model') or {}):
         raise ValueError(
-            f'{path!r} does not hold the config of its run (meta.cfg), which '
-            'checkpoints of training runs do'
+            f'the config {config or "that " + path + " holds"} is not that of '
+            'a distillation: it has no model.architecture, the student'
         )
-    return Config.fromstring(text, '.py')
+    if config is None:
+        check_types(student_architecture(run), path)
+    return run
 
 
-def _student_config(cfg: Config) -> Config:
-    """The run's config with the student as its model."""
-    exported = copy.deepcopy(dict(cfg))
-    for name in ('work_dir', 'load_from', 'resume', 'launcher'):
-        exported.pop(name, None)
-    wrapper = exported.get('optim_wrapper') or {}
-    if wrapper.get('constructor') == 'MergedOptimWrapperConstructor':
-        # MMEngine's default makes other groups of the same settings.
-        wrapper.pop('constructor')
-    for name, hook in list((exported.get('default_hooks') or {}).items()):
-        exported['default_hooks'][name] = _host_hook(hook)
-    hooks = [_host_hook(h) for h in exported.pop('custom_hooks', None) or ()]
-    # There is no distillation to stop.
-    kept = [
-        h for h in hooks if h and not h['type'].endswith('StopDistillHook')
-    ]
-    if kept:
-        exported['custom_hooks'] = kept
-    model = student_architecture(cfg)
-    model.pop('_scope_', None)
-    head = model.get('head')
-    if head and head['type'] == 'DeiTDistillHead':
-        head['type'] = 'DeiTClsHead'
-        head.pop('label_dist_head', None)
-    exported['model'] = model
-    student = Config(_host_datasets(exported))
-    if not _names_own_class(student.pretty_text):
-        student.pop('custom_imports', None)
-    return student
-
-
-def _host_datasets(value: Any) -> Any:
-    """A config whose images are loaded by MMPretrain's own classes."""
-    if isinstance(value, (list, tuple)):
-        return [_host_datasets(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if value.get('type') == 'SkipBrokenImages':
-        return _host_datasets(value['dataset'])
-    items = {key: _host_datasets(item) for key, item in value.items()}
-    if items.get('type') == 'LoadCheckedImage':
-        items['type'] = 'LoadImageFromFile'
-    return items
-
-
-def _host_hook(hook: dict | None) -> dict | None:
-    """The hook that one of this package extends; None if there is none."""
-    if hook is None:
-        return None
-    cls = HOOKS.get(hook['type'])
-    if cls is None or not cls.__module__.startswith('serkd_mm.'):
-        return hook
-    host = next(
-        base
-        for base in cls.__mro__
-        if not base.__module__.startswith('serkd_mm.')
-    )
-    return None if host is Hook else {**hook, 'type': host.__name__}
-
-
-def student_architecture(cfg: Config) -> ConfigDict:
-    """The student's config with the preprocessing that it was trained with.
-
-    In the order of precedence that training has: the student's own, the
-    algorithm's, the config's.
-    """
-    model = copy.deepcopy(cfg.model)
-    student = model.architecture
-    for preprocessor in (
-        model.get('data_preprocessor'),
-        cfg.get('data_preprocessor'),
-    ):
-        if preprocessor is not None:
-            student.setdefault('data_preprocessor', preprocessor)
-    return student
-
-
-def _names_own_class(text: str) -> bool:
-    """Whether a config needs this package to be imported."""
-    names = [
-        name
-        for registry in (MMPRETRAIN_MODELS, DATASETS)
-        for name, value in registry.module_dict.items()
-        if value.__module__.startswith('serkd_mm.')
-    ]
-    return any(f"'{name}'" in text for name in names)
+def _known(size: tuple[int, int] | None) -> tuple[int, int]:
+    if size is None:
+        raise ValueError(
+            'the size of the images is unknown: neither the backbone nor a '
+            'crop of the test pipeline says it; name it with --size'
+        )
+    return size
 
 
 def _student_meta(checkpoint: dict) -> dict[str, Any]:
@@ -208,20 +194,24 @@ def _student_meta(checkpoint: dict) -> dict[str, Any]:
     return {k: meta[k] for k in ('dataset_meta', 'epoch', 'iter') if k in meta}
 
 
-@torch.no_grad()
-def _check_logits(
-    cfg: Config, weights: dict, config: Path, checkpoint: Path
-) -> None:
-    """Compare the trained and the exported student on random pixels."""
-    trained = student_architecture(cfg)
+def _trained_student(cfg: Config, weights: dict, path: str) -> nn.Module:
+    """The student as the run has it."""
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        expected: Any = MODELS.build(trained).eval()
-    expected.load_state_dict(weights)
-    actual = mmpretrain.get_model(str(config), str(checkpoint)).eval()
-    size = getattr(expected.backbone, 'img_size', 224)
-    height, width = (size, size) if isinstance(size, int) else size
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (2, 3, height, width), generator=generator)
+        student: Any = MODELS.build(student_architecture(cfg)).eval()
+    try:
+        student.load_state_dict(weights)
+    except RuntimeError as error:
+        what = ' '.join(str(error).split())
+        raise ValueError(
+            f'{path} does not belong to its config: {what[:400]}'
+        ) from None
+    return student
+
+
+@torch.no_grad()
+def _compare_logits(expected: Any, actual: Any, size: tuple[int, int]) -> None:
+    """Compare the trained and the exported student on random pixels."""
+    pixels = torch.randint(0, 256, (2, 3, *size))
     logits = [
         model(model.data_preprocessor({'inputs': pixels})['inputs'])
         for model in (expected, actual)

@@ -20,8 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .. import compat
 from .config_errors import config_errors
 from .data_checks import check_data
-from .export import student_architecture
 from .hooks import BrokenImagesHook
+from .student_config import student_architecture
 
 # What MMEngine reads of a config beside the arguments of its runner.
 CONFIG_KEYS = (

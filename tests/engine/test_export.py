@@ -14,8 +14,8 @@ from mmengine.config import Config
 from mmpretrain import ImageClassificationInferencer
 from mmrazor.registry import MODELS
 
-from serkd_mm.engine import export
 from serkd_mm.engine.export import export_student
+from serkd_mm.engine.student_config import student_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,7 +53,9 @@ def checkpoint(cfg: Config, model: torch.nn.Module, tmp_path: Path) -> Path:
 def test_mmpretrain_loads_the_student_and_gives_its_logits(
     checkpoint: Path, model: torch.nn.Module, tmp_path: Path
 ) -> None:
-    weights, config = export_student(str(checkpoint), str(tmp_path / 's.pth'))
+    weights, config, *_ = export_student(
+        str(checkpoint), str(tmp_path / 's.pth')
+    )
 
     student = mmpretrain.get_model(str(config), str(weights)).eval()
     pixels = torch.randint(0, 256, (3, 3, 32, 32))
@@ -74,7 +76,9 @@ def test_mmpretrain_loads_the_student_and_gives_its_logits(
 def test_a_student_of_this_package_is_exported_with_its_import(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    weights, config = export_student(str(checkpoint), str(tmp_path / 's.pth'))
+    weights, config, *_ = export_student(
+        str(checkpoint), str(tmp_path / 's.pth')
+    )
 
     assert 'serkd_mm' in Config.fromfile(config).custom_imports.imports
     state = torch.load(weights)['state_dict']
@@ -84,7 +88,9 @@ def test_a_student_of_this_package_is_exported_with_its_import(
 def test_the_name_carries_the_hash_of_the_file(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    weights, config = export_student(str(checkpoint), str(tmp_path / 's.pth'))
+    weights, config, *_ = export_student(
+        str(checkpoint), str(tmp_path / 's.pth')
+    )
 
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert weights.name == f's-{digest[:8]}.pth'
@@ -99,8 +105,8 @@ def test_the_name_carries_the_hash_of_the_file(
 def test_a_work_directory_stands_for_its_latest_checkpoint(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    from_file, _ = export_student(str(checkpoint), str(tmp_path / 'a.pth'))
-    from_folder, _ = export_student(
+    from_file, *_ = export_student(str(checkpoint), str(tmp_path / 'a.pth'))
+    from_folder, *_ = export_student(
         str(checkpoint.parent), str(tmp_path / 'b.pth')
     )
     a, b = (torch.load(p)['state_dict'] for p in (from_file, from_folder))
@@ -112,7 +118,9 @@ def test_a_work_directory_stands_for_its_latest_checkpoint(
 def test_an_inferencer_predicts_with_the_student(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    weights, config = export_student(str(checkpoint), str(tmp_path / 's.pth'))
+    weights, config, *_ = export_student(
+        str(checkpoint), str(tmp_path / 's.pth')
+    )
     student = ImageClassificationInferencer(
         str(config), pretrained=str(weights)
     )
@@ -123,10 +131,10 @@ def test_an_inferencer_predicts_with_the_student(
 def test_a_config_without_own_classes_does_not_import_the_package(
     cfg: Config,
 ) -> None:
-    assert 'custom_imports' in export._student_config(cfg)
+    assert 'custom_imports' in student_config(cfg)
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[name] = None
-    assert 'serkd_mm' not in export._student_config(cfg).pretty_text
+    assert 'serkd_mm' not in student_config(cfg).pretty_text
 
 
 def test_a_student_that_computes_something_else_is_not_written(
@@ -179,7 +187,7 @@ def test_the_preprocessing_of_the_algorithm_is_exported(
     meta = dict(cfg=cfg.pretty_text)
     torch.save(dict(meta=meta, state_dict=model.state_dict()), path)
 
-    weights, config = export_student(str(path), str(tmp_path / 's.pth'))
+    weights, config, *_ = export_student(str(path), str(tmp_path / 's.pth'))
 
     student = mmpretrain.get_model(str(config), str(weights))
     assert torch.equal(
@@ -188,7 +196,7 @@ def test_the_preprocessing_of_the_algorithm_is_exported(
 
 
 def test_the_exported_config_trains_without_the_package(cfg: Config) -> None:
-    student = export._student_config(cfg)
+    student = student_config(cfg)
     assert 'constructor' not in student.optim_wrapper
     assert student.optim_wrapper.optimizer == cfg.optim_wrapper.optimizer
 
@@ -202,7 +210,7 @@ def test_images_are_loaded_by_mmpretrain(cfg: Config) -> None:
         type='SkipBrokenImages', dataset=images.train_dataloader.dataset
     )
 
-    student = export._student_config(cfg)
+    student = student_config(cfg)
 
     for name in ('train_dataloader', 'test_dataloader'):
         dataset = student[name].dataset
@@ -216,9 +224,9 @@ def test_what_needs_a_distillation_is_not_exported(cfg: Config) -> None:
     ema = dict(type='EMAHook')
     stop = dict(type='mmrazor.StopDistillHook', stop_epoch=1)
     cfg.custom_hooks = [stop, ema]
-    assert export._student_config(cfg).custom_hooks == [ema]
+    assert student_config(cfg).custom_hooks == [ema]
     cfg.custom_hooks = [stop]
-    assert 'custom_hooks' not in export._student_config(cfg)
+    assert 'custom_hooks' not in student_config(cfg)
 
 
 def test_hooks_of_the_package_become_those_that_they_extend(
@@ -227,7 +235,7 @@ def test_hooks_of_the_package_become_those_that_they_extend(
     cfg.custom_hooks = [dict(type='EMAHook'), dict(type='NonFiniteHook')]
     checkpoint = dict(cfg.default_hooks.checkpoint)
 
-    student = export._student_config(cfg)
+    student = student_config(cfg)
 
     hooks = student.default_hooks
     assert student.custom_hooks == [dict(type='EMAHook')]

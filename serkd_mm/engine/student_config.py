@@ -1,0 +1,150 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""The config of a student without the distillation that it learned in."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.hooks import Hook
+
+from .run_config import registered_classes, type_names
+
+_PACKAGE = 'serkd_mm'
+
+
+def student_config(cfg: Config) -> Config:
+    """The run's config with the student as its model.
+
+    What this package registers is left out as far as MMPretrain alone can do
+    without; if nothing of it remains, the package is not imported either.
+
+    Args:
+        cfg: Config of a distillation.
+    """
+    exported = copy.deepcopy(dict(cfg))
+    for name in ('work_dir', 'load_from', 'resume', 'launcher'):
+        exported.pop(name, None)
+    exported['default_scope'] = 'mmpretrain'
+    wrapper = exported.get('optim_wrapper') or {}
+    if wrapper.get('constructor') == 'MergedOptimWrapperConstructor':
+        # MMEngine's default makes other groups of the same settings.
+        wrapper.pop('constructor')
+    model = student_architecture(cfg)
+    model.pop('_scope_', None)
+    head = model.get('head')
+    if head and head['type'] == 'DeiTDistillHead':
+        head['type'] = 'DeiTClsHead'
+        head.pop('label_dist_head', None)
+    exported['model'] = model
+    _use_host_hooks(exported)
+    exported = _host_datasets(exported)
+    student = Config(exported)
+    own = _own_names()
+    if not any(name.split('.')[-1] in own for name in type_names(exported)):
+        _drop_own_import(student)
+    return student
+
+
+def student_architecture(cfg: Config) -> ConfigDict:
+    """The student's config with the preprocessing that it was trained with.
+
+    In the order of precedence that training has: the student's own, the
+    algorithm's, the config's.
+    """
+    model = copy.deepcopy(cfg.model)
+    student = model.architecture
+    for preprocessor in (
+        model.get('data_preprocessor'),
+        cfg.get('data_preprocessor'),
+    ):
+        if preprocessor is not None:
+            student.setdefault('data_preprocessor', preprocessor)
+    return student
+
+
+def image_size(model: Any, cfg: Config) -> tuple[int, int] | None:
+    """Height and width that a student sees in tests.
+
+    Args:
+        model: The student.
+        cfg: Its config.
+
+    Returns:
+        What the backbone says, or else the last crop of the test pipeline.
+    """
+    loader = cfg.get('test_dataloader') or {}
+    sizes = [
+        step['crop_size']
+        for step in loader.get('dataset', {}).get('pipeline', [])
+        if 'crop_size' in step
+    ]
+    sizes.append(getattr(model.backbone, 'img_size', None))
+    known = [size for size in sizes if size is not None]
+    if not known:
+        return None
+    height, width = (
+        (known[-1],) * 2 if isinstance(known[-1], int) else known[-1]
+    )
+    return height, width
+
+
+def _host_datasets(value: Any) -> Any:
+    """A config whose images are loaded by MMPretrain's own classes."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_host_datasets(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if value.get('type') == 'SkipBrokenImages':
+        return _host_datasets(value['dataset'])
+    items = {key: _host_datasets(item) for key, item in value.items()}
+    if items.get('type') == 'LoadCheckedImage':
+        items['type'] = 'LoadImageFromFile'
+    return items
+
+
+def _use_host_hooks(cfg: dict) -> None:
+    """Leave out the hooks of a distillation; others become the host's."""
+    default = cfg.get('default_hooks') or {}
+    for name, hook in default.items():
+        default[name] = _host_hook(hook)
+    custom = [_host_hook(h) for h in cfg.pop('custom_hooks', None) or ()]
+    if any(custom):
+        cfg['custom_hooks'] = [hook for hook in custom if hook]
+
+
+def _host_hook(hook: Any) -> Any:
+    """The hook that one of this package extends; None if there is none."""
+    if not isinstance(hook, dict):
+        return hook
+    for cls in registered_classes().get(hook['type'].split('.')[-1], ()):
+        host = next(base for base in cls.__mro__ if not _distills(base))
+        if host is not cls:
+            name = host.__name__
+            return None if host is Hook else {**hook, 'type': name}
+    return hook
+
+
+def _distills(cls: type) -> bool:
+    return cls.__module__.split('.')[0] in (_PACKAGE, 'mmrazor')
+
+
+def _own_names() -> set[str]:
+    """Names that this package registers."""
+    return {
+        name
+        for name, classes in registered_classes().items()
+        if any(cls.__module__.split('.')[0] == _PACKAGE for cls in classes)
+    }
+
+
+def _drop_own_import(cfg: Config) -> None:
+    imports = cfg.get('custom_imports')
+    if not imports:
+        return
+    names = imports['imports']
+    names = [names] if isinstance(names, str) else list(names)
+    imports['imports'] = [n for n in names if n.split('.')[0] != _PACKAGE]
+    if not imports['imports']:
+        cfg.pop('custom_imports')
