@@ -28,6 +28,8 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from .safe_globals import allow_in_torch, load_restricted
 
+# What files begin with that torch.save writes, in the old and new format.
+_PICKLE, _ZIP = b'\x80', b'PK'
 _HASH = re.compile(r'-([0-9a-f]{8,64})\.pth$')
 
 
@@ -127,7 +129,7 @@ def _verify_hash(file: BinaryIO, name: str) -> None:
 
 
 def _load(file: BinaryIO, map_location: Any, name: str) -> Any:
-    _refuse_programs(file, name)
+    _refuse_others(file, name)
     statistics = dict(HistoryBuffer._statistics_methods)
     try:
         if hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
@@ -148,28 +150,37 @@ def _load(file: BinaryIO, map_location: Any, name: str) -> Any:
     return content
 
 
-def _refuse_programs(file: Any, name: str) -> None:
-    """Refuse what torch reads by other, less strict ways."""
+def _refuse_others(file: Any, name: str) -> None:
+    """Refuse what is no checkpoint, or is read in other, less strict ways."""
+    start = file.read(8)
     kind = None
+    if _is_torchscript(file):
+        kind = 'it is a TorchScript program, which torch.jit.load reads'
+    elif _is_tar(file):
+        kind = 'it is a tar archive, the format of torch before 0.2'
+    elif start[:1] != _PICKLE and start[:2] != _ZIP:
+        kind = f'it is no checkpoint, it begins with {start!r}'
+    file.seek(0)
+    if kind:
+        raise UnsafeCheckpointError(f'{name} was refused: {kind}')
+
+
+def _is_torchscript(file: Any) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
-            parts = {part.split('/', 1)[-1] for part in archive.namelist()}
-        if 'constants.pkl' in parts:
-            kind = 'a TorchScript program, which torch.jit.load reads'
+            names = archive.namelist()
     except zipfile.BadZipFile:
-        pass
+        return False
+    return any(name.split('/', 1)[-1] == 'constants.pkl' for name in names)
+
+
+def _is_tar(file: Any) -> bool:
     file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode='r:') as archive:
-            if archive.next() is not None:
-                kind = 'a tar archive, the format of torch before 0.2'
+            return archive.next() is not None
     except tarfile.TarError:
-        pass
-    file.seek(0)
-    if kind:
-        raise UnsafeCheckpointError(
-            f'{name} was refused: it is no checkpoint but {kind}'
-        )
+        return False
 
 
 def _reason(file: BinaryIO, message: str) -> str:

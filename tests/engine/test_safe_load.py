@@ -334,6 +334,22 @@ def test_a_pickle_that_torch_did_not_write_is_refused(
         assert not marker.exists()
 
 
+@pytest.mark.parametrize(
+    'content', [b'', b'<!DOCTYPE html>', b'model = dict()']
+)
+def test_a_file_that_is_no_checkpoint_is_refused(
+    reader: None, content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / 'page.pth'
+    path.write_bytes(content)
+    with pytest.raises(UnsafeCheckpointError) as error:
+        read(path)
+    start = f'it begins with {content[:8]!r}'
+    assert (
+        str(error.value) == f'{path} was refused: it is no checkpoint, {start}'
+    )
+
+
 def test_all_that_a_file_asks_for_can_be_allowed_on_purpose(
     forgotten: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
