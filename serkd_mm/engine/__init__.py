@@ -5,6 +5,7 @@ from .hooks import (
     AtomicCheckpointHook,
     BrokenImagesHook,
     ExactResumeHook,
+    ExportStudentHook,
     NonFiniteHook,
     StopOnSignalHook,
 )
@@ -15,6 +16,7 @@ __all__ = [
     'AtomicLocalBackend',
     'BrokenImagesHook',
     'ExactResumeHook',
+    'ExportStudentHook',
     'MergedOptimWrapperConstructor',
     'NonFiniteHook',
     'StopOnSignalHook',

@@ -2,6 +2,7 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .broken_images_hook import BrokenImagesHook
 from .exact_resume_hook import ExactResumeHook
+from .export_student_hook import ExportStudentHook
 from .non_finite_hook import NonFiniteHook
 from .progress_hook import ProgressHook
 from .run_record_hook import RunRecordHook
@@ -15,6 +16,7 @@ __all__ = [
     'NonFiniteHook',
     'ProgressHook',
     'RunRecordHook',
+    'ExportStudentHook',
     'StopOnSignalHook',
     'ThroughputHook',
 ]
