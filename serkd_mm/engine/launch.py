@@ -59,6 +59,15 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def read_config(name: str) -> Config:
+    """Config of a file, or of an installed package as ``package::config``.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+    """
+    return hub.get_config(name) if '::' in name else Config.fromfile(name)
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config and put the shared options into it.
 
@@ -73,10 +82,7 @@ def load_config(args: argparse.Namespace) -> Config:
         FileNotFoundError: If the config does not exist.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if '::' in args.config:
-        cfg = hub.get_config(args.config)
-    else:
-        cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir

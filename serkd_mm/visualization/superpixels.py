@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.connectors import SuperpixelTokenizer
+from .agreement import boundaries
 
 if TYPE_CHECKING:
     from ..models.algorithms import FrozenTeacherDistill
@@ -124,10 +126,10 @@ def draw_superpixels(
             inside = labels == label
             drawn[inside] = image[inside].mean(axis=0).round()
     elif mode == 'boundary':
-        edge = np.zeros(labels.shape, dtype=bool)
-        edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-        edge[:-1] |= labels[:-1] != labels[1:]
-        drawn[edge] = color
+        edge = boundaries(labels).astype(np.uint8)
+        # As wide on a sheet whatever the size of the image.
+        width = max(1, max(labels.shape) // 200)
+        drawn[cv2.dilate(edge, np.ones((width, width))) > 0] = color
     else:
         raise ValueError(f"mode must be 'boundary' or 'mean', got {mode!r}")
     return drawn

@@ -7,6 +7,7 @@ from .non_finite_hook import NonFiniteHook
 from .progress_hook import ProgressHook
 from .run_record_hook import RunRecordHook
 from .stop_on_signal_hook import StopOnSignalHook
+from .superpixel_vis_hook import SuperpixelVisHook
 from .throughput_hook import ThroughputHook
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     'RunRecordHook',
     'ExportStudentHook',
     'StopOnSignalHook',
+    'SuperpixelVisHook',
     'ThroughputHook',
 ]

@@ -16,6 +16,7 @@ from mmrazor.models.task_modules import ModuleOutputsRecorder
 from torch import nn
 
 from ..heads import DeiTDistillHead
+from ..modes import evaluating
 
 if TYPE_CHECKING:
     from .frozen_teacher_distill import FrozenTeacherDistill
@@ -144,11 +145,5 @@ def dry_run(
     )
     images = pixels.reshape(IMAGES, channels, height, width)
     samples = [DataSample().set_gt_label(0) for _ in range(IMAGES)]
-    modes = [(module, module.training) for module in algorithm.modules()]
-    algorithm.eval()
-    try:
-        with torch.no_grad():
-            algorithm.loss(images, samples)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(algorithm), torch.no_grad():
+        algorithm.loss(images, samples)

@@ -1,0 +1,125 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ...visualization.sheet import (
+    agreement_of,
+    draw_sheet,
+    superpixel_rows,
+    superpixels_of_images,
+)
+
+
+@HOOKS.register_module()
+class SuperpixelVisHook(Hook):
+    """Draws superpixels of fixed images before, while and after training.
+
+    A sheet holds the images, the superpixels of the teacher, of the student
+    before training and of the student now. It goes to the backends of the
+    visualizer as ``superpixels``, with the mean agreement of student and
+    teacher as ``superpixels/nmi`` and ``superpixels/boundary_recall``.
+
+    Args:
+        images: Paths of images, or how many of the validation set to take,
+            evenly spread.
+        interval: Epochs between sheets; the last epoch always has one.
+        input_size: Height and width of the networks' input for images given
+            by path. None takes the size of the validation set's.
+
+    Raises:
+        ValueError: If an image cannot be read, or the config has no
+            validation set to take images from.
+    """
+
+    priority = 'LOW'
+
+    def __init__(
+        self,
+        images: Sequence[str] | int = 6,
+        interval: int = 10,
+        input_size: tuple[int, int] | None = None,
+    ) -> None:
+        self._source = images
+        self._interval = interval
+        self._input_hw = input_size
+
+    @master_only
+    def before_train(self, runner: Runner) -> None:
+        """Choose the images and draw the first sheet."""
+        self._images = self._choose(runner)
+        self._before: dict[str, list[np.ndarray]] = {}
+        self._draw(runner, epoch=runner.epoch)
+
+    @master_only
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Draw a sheet every ``interval`` epochs."""
+        epoch = runner.epoch + 1
+        if epoch % self._interval == 0 or epoch == runner.max_epochs:
+            self._draw(runner, epoch)
+
+    def _choose(self, runner: Runner) -> list[np.ndarray]:
+        if isinstance(self._source, int) or self._input_hw is None:
+            if runner.val_dataloader is None:
+                raise ValueError(
+                    'SuperpixelVisHook found no validation set; name images '
+                    'and input_size=(height, width)'
+                )
+            dataset = runner.val_dataloader.dataset
+            count = self._source if isinstance(self._source, int) else 1
+            chosen = np.linspace(0, len(dataset) - 1, count).round()
+            inputs = [dataset[int(index)]['inputs'] for index in chosen]
+            self._input_hw = tuple(inputs[0].shape[-2:])
+        if isinstance(self._source, int):
+            return [np.ascontiguousarray(x.permute(1, 2, 0)) for x in inputs]
+        return [read_image(path) for path in self._source]
+
+    def _draw(self, runner: Runner, epoch: int) -> None:
+        model = runner.model
+        model = model.module if is_model_wrapper(model) else model
+        assert self._input_hw is not None
+        labels = superpixels_of_images(model, self._images, self._input_hw)
+        rows = superpixel_rows(self._images, labels)
+        student = {k: v for k, v in rows.items() if k.startswith('student')}
+        rows = {k: v for k, v in rows.items() if k not in student}
+        if not self._before:
+            self._before = student
+        else:
+            for name, pictures in self._before.items():
+                rows[f'before training, {name}'] = pictures
+        rows.update(student)
+        numbers = agreement_of(labels)
+        sheet = draw_sheet(
+            {'image': self._images, **rows},
+            [f'NMI {n["nmi"]:.2f}' for n in numbers],
+            f'epoch {epoch}',
+        )
+        runner.visualizer.add_image('superpixels', sheet, step=epoch)
+        if numbers:
+            scalars = {
+                f'superpixels/{key.replace(" ", "_")}': float(
+                    np.nanmean([n[key] for n in numbers])
+                )
+                for key in numbers[0]
+            }
+            runner.visualizer.add_scalars(scalars, step=epoch)
+
+
+def read_image(path: str) -> np.ndarray:
+    """An image as ``(H, W, 3)`` uint8 in BGR.
+
+    Raises:
+        ValueError: If the file is not there or is no image.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f'{path} is not there or is no image')
+    return image

@@ -1,0 +1,183 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Sheets of images and their superpixels."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ..models.connectors import SuperpixelTokenizer
+from ..models.modes import evaluating
+from .agreement import boundary_recall, normalized_mutual_information
+from .superpixels import (
+    draw_superpixels,
+    superpixel_assignments,
+    superpixel_labels,
+)
+
+if TYPE_CHECKING:
+    from ..models.algorithms import FrozenTeacherDistill
+
+Labels = dict[str, list[np.ndarray]]
+
+# Smaller images are enlarged, so that outlines can be seen.
+SMALLEST = 192
+YELLOW = (0, 210, 255)  # BGR
+
+
+@torch.no_grad()
+def superpixels_of_images(
+    model: FrozenTeacherDistill,
+    images: Sequence[np.ndarray],
+    input_hw: tuple[int, int],
+) -> Labels:
+    """Superpixels of teacher and student at the resolution of the images.
+
+    Images are resized whole to the networks' input, aspect ratio or not, and
+    the soft association is resized back.
+
+    Args:
+        model: Algorithm; its modules keep their modes.
+        images: ``(H, W, 3)`` uint8 in BGR, of any sizes.
+        input_hw: Height and width that the networks take.
+
+    Returns:
+        Under ``'teacher'`` and ``'student'`` the labels of each image,
+        ``(H, W)``.
+
+    Raises:
+        ValueError: If the config forms no superpixels.
+    """
+    size = (input_hw[1], input_hw[0])
+    inputs = [
+        torch.from_numpy(cv2.resize(image, size)).permute(2, 0, 1)
+        for image in images
+    ]
+    with evaluating(model):
+        batch = model.data_preprocessor(dict(inputs=inputs))['inputs']
+        found = superpixel_assignments(model, batch)
+    return {
+        side: [
+            superpixel_labels(
+                assignment._replace(weights=assignment.weights[i : i + 1]),
+                (image.shape[0], image.shape[1]),
+            )[0].cpu().numpy()
+            for i, image in enumerate(images)
+        ]
+        for side, assignment in found.items()
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def clustering(
+    model: FrozenTeacherDistill,
+    grid_size: int | None = None,
+    num_iters: int | None = None,
+) -> Iterator[None]:
+    """Other settings of all superpixel tokenizers, for as long as it lasts."""
+    changes = dict(grid_size=grid_size, num_iters=num_iters)
+    wanted = {k: v for k, v in changes.items() if v is not None}
+    tokenizers = [
+        module
+        for module in model.distiller.connectors.modules()
+        if isinstance(module, SuperpixelTokenizer)
+    ]
+    before = [(t, k, getattr(t, k)) for t in tokenizers for k in wanted]
+    try:
+        for tokenizer, name, _ in before:
+            setattr(tokenizer, name, wanted[name])
+        yield
+    finally:
+        for tokenizer, name, value in before:
+            setattr(tokenizer, name, value)
+
+
+def agreement_of(labels: Labels) -> list[dict[str, float]]:
+    """Agreement of the student's superpixels with the teacher's, per image.
+
+    Returns:
+        ``'nmi'``, normalised mutual information, and ``'boundary recall'`` of
+        the teacher's boundaries within 2 pixels; empty unless there are both
+        sides.
+    """
+    if set(labels) != {'student', 'teacher'}:
+        return []
+    return [
+        {
+            'nmi': normalized_mutual_information(student, teacher),
+            'boundary recall': boundary_recall(student, teacher),
+        }
+        for student, teacher in zip(labels['student'], labels['teacher'])
+    ]
+
+
+def superpixel_rows(
+    images: Sequence[np.ndarray], labels: Labels, title: str = ''
+) -> dict[str, list[np.ndarray]]:
+    """Rows of a sheet: outlines and mean colours of each side.
+
+    Args:
+        images: ``(H, W, 3)`` uint8 in BGR.
+        labels: What :func:`superpixels_of_images` found.
+        title: Put before the names of the rows.
+    """
+    return {
+        f'{title}{side}: {what}': [
+            draw_superpixels(_enlarged(image), _enlarged(found), mode, YELLOW)
+            for image, found in zip(images, labels[side])
+        ]
+        for side in ('teacher', 'student')
+        if side in labels
+        for mode, what in (('boundary', 'outlines'), ('mean', 'mean colour'))
+    }
+
+
+def draw_sheet(
+    rows: Mapping[str, Sequence[np.ndarray]],
+    captions: Sequence[str] = (),
+    title: str = '',
+) -> np.ndarray:
+    """Pictures in rows and columns, with titles.
+
+    Args:
+        rows: Pictures ``(H, W, 3)`` uint8 in BGR, by title of the row.
+        captions: Text over each column.
+        title: Text over the sheet.
+
+    Returns:
+        ``(H, W, 3)`` uint8 in RGB.
+    """
+    columns = max(map(len, rows.values()))
+    shapes = [p.shape for pictures in rows.values() for p in pictures]
+    tallest = max(height / width for height, width, _ in shapes)
+    size = (1.6 * columns + 0.5, (1.6 * tallest + 0.1) * len(rows) + 0.7)
+    figure = Figure(figsize=size, dpi=130, layout='constrained')
+    canvas = FigureCanvasAgg(figure)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (name, pictures) in zip(grid, rows.items()):
+        for axes in line:
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+        for axes, picture in zip(line, pictures):
+            axes.imshow(_enlarged(picture)[..., ::-1])
+        line[0].set_ylabel(name.replace(': ', ':\n'), fontsize=7)
+    for axes, caption in zip(grid[0], captions):
+        axes.set_title(caption, fontsize=7)
+    if title:
+        figure.suptitle(title, fontsize=9)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _enlarged(pixels: np.ndarray) -> np.ndarray:
+    """A small image, each pixel a square of pixels."""
+    factor = -(-SMALLEST // max(pixels.shape[:2]))
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)

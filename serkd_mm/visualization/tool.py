@@ -1,0 +1,206 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Superpixels of a trained pair on images of one's own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import init_default_scope
+from mmengine.runner import CheckpointLoader
+from mmpretrain.registry import TRANSFORMS
+from mmrazor.registry import MODELS
+
+from ..engine.hooks.superpixel_vis_hook import read_image
+from ..engine.launch import read_config
+from ..models.algorithms import FrozenTeacherDistill
+from .agreement import boundary_recall, normalized_mutual_information
+from .sheet import (
+    Labels,
+    agreement_of,
+    clustering,
+    draw_sheet,
+    superpixel_rows,
+    superpixels_of_images,
+)
+
+SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'}
+
+
+def visualize(
+    config: str,
+    checkpoint: str,
+    images: Sequence[str],
+    grids: Sequence[int] | None = None,
+    iters: Sequence[int] | None = None,
+    segmentations: str | Path | None = None,
+    size: Sequence[int] | None = None,
+    cfg_options: dict | None = None,
+) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    """Draw a sheet for every grid and number of iterations.
+
+    Args:
+        config: Config of the distillation.
+        checkpoint: What its training saved.
+        images: Image files, or folders of them.
+        grids: Cells of tokens per superpixel; the config's own by default.
+        iters: Clustering iterations; the config's own by default.
+        segmentations: npz of human segmentations, ``(annotators, H, W)``
+            under the name of each image without its suffix.
+        size: Height and width of the networks' input; what the config's
+            validation pipeline makes of the first image by default.
+        cfg_options: Overrides of the config.
+
+    Returns:
+        Sheets in RGB by name, and a row of numbers per sheet and image.
+
+    Raises:
+        FileNotFoundError: If a file or folder is missing.
+        ValueError: If an image cannot be read, a segmentation does not fit
+            its image, or the checkpoint does not belong to the config.
+    """
+    paths = _find_images(images)
+    pictures = [read_image(str(path)) for path in paths]
+    cfg = read_config(config)
+    cfg.merge_from_dict(cfg_options or {})
+    model = load_algorithm(cfg, checkpoint)
+    hw = (size[0], size[1]) if size else _input_size(cfg, pictures[0])
+    human = dict(np.load(segmentations)) if segmentations else {}
+    sheets, rows = {}, []
+    own: list[int | None] = [None]
+    for grid, steps in itertools.product(grids or own, iters or own):
+        with clustering(model, grid, steps):
+            labels = superpixels_of_images(model, pictures, hw)
+        name = 'superpixels'
+        name += f'_grid-{grid}' if grid else ''
+        name += f'_iters-{steps}' if steps else ''
+        numbers = _numbers(paths, labels, human)
+        sheets[name] = draw_sheet(
+            {'image': pictures, **superpixel_rows(pictures, labels)},
+            [_caption(path, line) for path, line in zip(paths, numbers)],
+            name.replace('_', '  ').replace('-', ' '),
+        )
+        rows += [
+            dict(sheet=name, image=path.name, **line)
+            for path, line in zip(paths, numbers)
+        ]
+    return sheets, rows
+
+
+def load_algorithm(cfg: Config, checkpoint: str) -> FrozenTeacherDistill:
+    """Build a config's algorithm with the weights of its training.
+
+    Raises:
+        FileNotFoundError: If the checkpoint is missing.
+        ValueError: If the checkpoint does not belong to the config.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    model_cfg = cfg.model.copy()
+    if cfg.get('data_preprocessor'):
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = MODELS.build(model_cfg)
+    if not isinstance(model, FrozenTeacherDistill):
+        raise ValueError(
+            f'{cfg.filename} builds a {type(model).__name__}; superpixels of '
+            'teacher and student need the config of a distillation'
+        )
+    if '://' not in checkpoint and not Path(checkpoint).is_file():
+        raise FileNotFoundError(f'checkpoint {checkpoint} does not exist')
+    saved = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    try:
+        model.load_state_dict(saved.get('state_dict', saved))
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split())
+        raise ValueError(
+            f'{checkpoint} does not belong to {cfg.filename}: {reason[:300]}'
+        ) from None
+    return model.eval()
+
+
+def _find_images(names: Sequence[str]) -> list[Path]:
+    paths: list[Path] = []
+    for name in map(Path, names):
+        if name.is_dir():
+            found = sorted(
+                p for p in name.iterdir() if p.suffix.lower() in SUFFIXES
+            )
+            if not found:
+                raise FileNotFoundError(f'folder {name} holds no image')
+            paths += found
+        elif name.is_file():
+            paths.append(name)
+        else:
+            raise FileNotFoundError(f'image {name} does not exist')
+    return paths
+
+
+def _input_size(cfg: Config, image: np.ndarray) -> tuple[int, int]:
+    """Size that the validation pipeline brings an image to."""
+    loader = cfg.get('val_dataloader') or cfg.get('test_dataloader')
+    steps = [
+        step
+        for step in (loader or {}).get('dataset', {}).get('pipeline', [])
+        if not step['type'].startswith('Load')
+    ]
+    if not steps:
+        raise ValueError(
+            f'{cfg.filename} has no validation pipeline that tells the size '
+            'of the input; give --size HEIGHT WIDTH'
+        )
+    transform = Compose([TRANSFORMS.build(step) for step in steps])
+    found = transform(
+        dict(
+            img=image,
+            img_shape=image.shape[:2],
+            ori_shape=image.shape[:2],
+            gt_label=0,
+        )
+    )
+    height, width = found['inputs'].shape[-2:]
+    return height, width
+
+
+def _numbers(
+    paths: list[Path], labels: Labels, human: dict[str, np.ndarray]
+) -> list[dict[str, float]]:
+    """Agreement of the sides, and of each with the people, per image."""
+    numbers = agreement_of(labels) or [{} for _ in paths]
+    for index, (path, line) in enumerate(zip(paths, numbers)):
+        for side, found in labels.items() if path.stem in human else ():
+            truth = [
+                _fit(t, found[index].shape, path) for t in human[path.stem]
+            ]
+            line[f'{side} nmi with people'] = float(
+                np.mean([
+                    normalized_mutual_information(found[index], t)
+                    for t in truth
+                ])
+            )  # fmt: skip
+            line[f'{side} boundary recall of people'] = float(
+                np.nanmean([boundary_recall(found[index], t) for t in truth])
+            )
+    return numbers
+
+
+def _fit(truth: np.ndarray, shape: tuple[int, ...], path: Path) -> np.ndarray:
+    if truth.shape == shape:
+        return truth
+    if truth.shape == shape[::-1]:
+        raise ValueError(
+            f'the segmentation of {path.name} is {truth.shape}, the image '
+            f'{shape}: one of them is turned'
+        )
+    return cv2.resize(
+        truth, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST
+    )
+
+
+def _caption(path: Path, numbers: dict[str, float]) -> str:
+    nmi = numbers.get('nmi')
+    return path.stem if nmi is None else f'{path.stem}\nNMI {nmi:.2f}'

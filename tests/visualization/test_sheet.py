@@ -1,0 +1,245 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Agreement numbers, sheets, and the tool and hook that draw them."""
+
+from __future__ import annotations
+
+import json
+import math
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import normalized_mutual_info_score
+
+from serkd_mm.engine.hooks import SuperpixelVisHook
+from serkd_mm.visualization.agreement import (
+    boundary_recall,
+    normalized_mutual_information,
+)
+from serkd_mm.visualization.sheet import (
+    agreement_of,
+    clustering,
+    draw_sheet,
+    superpixel_rows,
+    superpixels_of_images,
+)
+from tests.models import builders
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / 'tools' / 'visualize_superpixels.py'
+
+
+@pytest.mark.parametrize('regions', [(1, 1), (1, 4), (3, 4), (20, 2)])
+def test_mutual_information_is_that_of_scikit_learn(
+    regions: tuple[int, int],
+) -> None:
+    generator = np.random.default_rng(0)
+    a, b = (generator.integers(0, r, (12, 9)) for r in regions)
+    expected = normalized_mutual_info_score(a.ravel(), b.ravel())
+    assert normalized_mutual_information(a, b) == pytest.approx(expected)
+    assert normalized_mutual_information(a, 7 - a) == pytest.approx(1)
+
+
+def test_boundary_recall_counts_what_is_near() -> None:
+    reference = np.zeros((10, 20), int)
+    reference[:, 10:] = 1
+    near, far = reference.copy(), reference.copy()
+    near[:, 8:10] = 1  # Two pixels to the left.
+    far[:, 7:10] = 1
+    far[:5] = reference[:5]
+    assert boundary_recall(near, reference) == 1
+    assert boundary_recall(near, reference, tolerance=1) == 0
+    # In the lower half nothing is near, but for two rows that the upper
+    # half and the step between both reach.
+    assert 0.5 <= boundary_recall(far, reference) < 1
+    assert math.isnan(boundary_recall(near, np.zeros_like(near)))
+
+
+@pytest.mark.parametrize(
+    'function', [normalized_mutual_information, boundary_recall]
+)
+def test_other_shapes_are_refused(function) -> None:
+    with pytest.raises(ValueError, match=r'\(2, 3\).*\(3, 2\)'):
+        function(np.zeros((2, 3), int), np.zeros((3, 2), int))
+
+
+@pytest.fixture
+def images() -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [
+        generator.integers(0, 256, (h, w, 3)).astype(np.uint8)
+        for h, w in ((32, 32), (50, 90))
+    ]
+
+
+def test_superpixels_have_the_size_of_their_images(images) -> None:
+    model = builders.build().train()
+    labels = superpixels_of_images(model, images, (32, 32))
+    for side in ('teacher', 'student'):
+        shapes = [found.shape for found in labels[side]]
+        assert shapes == [image.shape[:2] for image in images]
+    assert model.training
+    assert not model.teacher.training
+    same = dict(labels, student=labels['teacher'])
+    for line in agreement_of(same):
+        assert line['nmi'] == pytest.approx(1)
+        assert line['boundary recall'] == 1
+    assert all(line['nmi'] < 1 for line in agreement_of(labels))
+    assert agreement_of(dict(teacher=labels['teacher'])) == []
+
+
+def test_clustering_lasts_as_long_as_asked(images) -> None:
+    model = builders.build()
+
+    def regions() -> int:
+        labels = superpixels_of_images(model, images[:1], (32, 32))
+        return len(np.unique(labels['teacher'][0]))
+
+    before = regions()
+    with clustering(model, grid_size=4):
+        assert regions() < before
+    assert regions() == before
+
+
+def test_a_sheet_shows_every_picture(images) -> None:
+    green = np.zeros((40, 40, 3), np.uint8)
+    green[..., 1] = 255
+    sheet = draw_sheet({'one': [green, green], 'two': [green]}, ['a'], 'all')
+    share = (sheet == (0, 255, 0)).all(axis=2).sum() / sheet[..., 0].size
+    assert sheet.dtype == np.uint8
+    assert 0.3 < share < 0.75
+    labels = {'teacher': [np.zeros((40, 40), int)]}
+    rows = superpixel_rows([green], labels)
+    assert list(rows) == ['teacher: outlines', 'teacher: mean colour']
+
+
+class Visualizer:
+    def __init__(self) -> None:
+        self.images: list[tuple[str, int, np.ndarray]] = []
+        self.scalars: list[tuple[dict, int]] = []
+
+    def add_image(self, name: str, image: np.ndarray, step: int) -> None:
+        self.images.append((name, step, image))
+
+    def add_scalars(self, scalars: dict, step: int) -> None:
+        self.scalars.append((scalars, step))
+
+
+def test_the_hook_draws_before_while_and_after_training() -> None:
+    pixels = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8)
+    dataset = [dict(inputs=image) for image in pixels]
+    model = builders.build().train()
+    runner = SimpleNamespace(
+        model=model,
+        visualizer=Visualizer(),
+        val_dataloader=SimpleNamespace(dataset=dataset),
+        epoch=0,
+        max_epochs=5,
+    )
+    hook = SuperpixelVisHook(images=3, interval=2)
+    state = torch.get_rng_state()
+    hook.before_train(runner)
+    for epoch in range(5):
+        runner.epoch = epoch
+        hook.after_train_epoch(runner)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    drawn = runner.visualizer.images
+    assert [(name, step) for name, step, _ in drawn] == [
+        ('superpixels', step) for step in (0, 2, 4, 5)
+    ]
+    # Two rows more once there is a before and a now.
+    assert drawn[1][2].shape[0] > drawn[0][2].shape[0]
+    for scalars, _ in runner.visualizer.scalars:
+        assert set(scalars) == {
+            'superpixels/nmi',
+            'superpixels/boundary_recall',
+        }
+
+
+def test_the_hook_needs_a_validation_set_or_paths() -> None:
+    runner = SimpleNamespace(val_dataloader=None, epoch=0)
+    with pytest.raises(ValueError, match='no validation set; name images'):
+        SuperpixelVisHook().before_train(runner)
+
+
+CONFIG = f"""
+_base_ = '{ROOT}/configs/quickstart/serkd.py'
+model = dict(teacher_ckpt=None, allow_random_teacher=True)
+"""
+
+
+def run_tool(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), *arguments])
+    runpy.run_path(str(TOOL), run_name='__main__')
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[str, str]:
+    """Config and checkpoint of the quick start's pair, untrained."""
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    from mmrazor.registry import MODELS
+
+    config = tmp_path / 'pair.py'
+    config.write_text(CONFIG)
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    checkpoint = tmp_path / 'pair.pth'
+    torch.save(dict(state_dict=model.state_dict()), checkpoint)
+    return str(config), str(checkpoint)
+
+
+def test_the_tool_draws_every_setting(
+    pair, images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f'{index}.png'), image)
+    truth = np.zeros((2, 50, 90), np.uint8)
+    truth[:, :, 40:] = 1
+    np.savez(tmp_path / 'people.npz', **{'1': truth})
+    out = tmp_path / 'out'
+    people = ('--segmentations', str(tmp_path / 'people.npz'))
+    run_tool(
+        monkeypatch, *pair, str(tmp_path), '--out', str(out),
+        '--grids', '2', '4', '--iters', '1', *people,
+    )  # fmt: skip
+    names = ['superpixels_grid-2_iters-1', 'superpixels_grid-4_iters-1']
+    assert sorted(p.stem for p in out.glob('*.png')) == names
+    rows = json.loads((out / 'agreement.json').read_text())
+    assert [row['sheet'] for row in rows] == [n for n in names for _ in '01']
+    assert 0 < rows[1]['student nmi with people'] < 1
+    assert 'student nmi with people' not in rows[0]
+
+
+@pytest.mark.parametrize('fault', ['image', 'text', 'checkpoint', 'foreign'])
+def test_the_tool_says_in_one_line_what_is_wrong(
+    pair, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, checkpoint = pair
+    image = str(tmp_path / 'image.png')
+    cv2.imwrite(image, np.zeros((8, 8, 3), np.uint8))
+    message = {
+        'image': 'error: image .* does not exist',
+        'text': 'error: .*text.png is not there or is no image',
+        'checkpoint': 'error: checkpoint .* does not exist',
+        'foreign': 'error: .*does not belong to .*pair.py.*Missing key',
+    }[fault]
+    if fault == 'image':
+        image = str(tmp_path / 'missing.png')
+    elif fault == 'text':
+        image = str(tmp_path / 'text.png')
+        Path(image).write_text('no image')
+    elif fault == 'checkpoint':
+        checkpoint = str(tmp_path / 'missing.pth')
+    else:
+        torch.save(dict(state_dict={'a': torch.zeros(1)}), checkpoint)
+    with pytest.raises(SystemExit, match=message) as caught:
+        run_tool(monkeypatch, config, checkpoint, image)
+    assert '\n' not in str(caught.value)
