@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,11 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def started(
-    *command: Any, cwd: Path, log: str = 'log.txt', **environment: Any
+    *command: Any,
+    cwd: Path,
+    log: str = 'log.txt',
+    within: Sequence[str] = (),
+    **environment: Any,
 ) -> Iterator[subprocess.Popen]:
     """Start a tool in a folder; all processes there end with the block.
 
@@ -42,6 +46,7 @@ def started(
         command: Script of ``tools/`` and its arguments.
         cwd: Folder of the job, of no other test's.
         log: File there that receives what the job prints.
+        within: Command that the tool is an argument of.
         environment: Further environment variables.
     """
     script, *arguments = map(str, command)
@@ -59,7 +64,7 @@ def started(
     }
     with open(cwd / log, 'w') as output:
         process = subprocess.Popen(
-            [*shell, str(ROOT / 'tools' / script), *arguments],
+            [*within, *shell, str(ROOT / 'tools' / script), *arguments],
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=cwd,
@@ -74,9 +79,9 @@ def started(
         process.wait()
 
 
-def run(*command: Any, cwd: Path, log: str = 'log.txt', **env: Any) -> int:
-    """Run a tool to its end and return its exit code."""
-    with started(*command, cwd=cwd, log=log, **env) as process:
+def run(*command: Any, **kwargs: Any) -> int:
+    """:func:`started` to the end of the tool; its exit code."""
+    with started(*command, **kwargs) as process:
         return process.wait(timeout=TIMEOUT)
 
 

@@ -14,12 +14,32 @@ config=$1
 gpus=$2
 shift 2
 
+address=${MASTER_ADDR:-127.0.0.1}
+port=${PORT:-29500}
+node=${NODE_RANK:-0}
+if [ "${MAX_RESTARTS:-0}" -gt 0 ]; then
+  # A store per start: from a shared one, which torchrun has by default, the
+  # restarted processes read the addresses of the dead ones (torch 2.13). This
+  # rendezvous numbers the nodes itself; node 0 is the host.
+  export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+  rendezvous=(
+    --rdzv_backend=c10d
+    --rdzv_id=serkd_mm
+    --rdzv_endpoint="$address:$port"
+    --rdzv_conf="is_host=$((node == 0))"
+    --max_restarts="$MAX_RESTARTS"
+  )
+else
+  rendezvous=(
+    --node_rank="$node"
+    --master_addr="$address"
+    --master_port="$port"
+  )
+fi
+
 PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec "${PYTHON:-python}" \
   "$tools/launch.py" \
   --nnodes="${NNODES:-1}" \
-  --node_rank="${NODE_RANK:-0}" \
-  --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-  --master_port="${PORT:-29500}" \
   --nproc_per_node="$gpus" \
-  --max_restarts="${MAX_RESTARTS:-0}" \
+  "${rendezvous[@]}" \
   "$tools/train.py" "$config" --launcher pytorch "$@"

@@ -35,6 +35,9 @@ CONFIG_KEYS = (
     'sync_bn',
 )
 
+# Environment variable: when the launcher started, in seconds since the epoch.
+STARTED = 'SERKD_MM_STARTED'
+
 
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that every tool with a runner has."""
@@ -197,28 +200,18 @@ def leave_teacher_out(cfg: Config) -> None:
 
 
 def resume_after_restart(cfg: Config) -> None:
-    """Let a job that torchrun restarted go on from its own last checkpoint.
+    """Let a job that its launcher restarted go on from its last checkpoint.
 
-    Acts under ``torchrun --max-restarts`` only. A first start that does not
-    resume from the work dir must not find a checkpoint there: after a restart
-    it would pass for the job's own.
+    Its own is one that was written after ``tools/launch.py`` started, which
+    leaves the time in the environment. One that an earlier run left in the
+    work dir is as before the affair of ``--resume``.
 
     Args:
         cfg: Config of the runner; ``resume`` and ``load_from`` are set.
-
-    Raises:
-        FileExistsError: If a checkpoint of another job is in the work dir.
     """
+    started = os.environ.get(STARTED)
     last = osp.join(cfg.work_dir, 'last_checkpoint')
-    goes_on = cfg.get('resume') and cfg.get('load_from') is None
-    restarts = int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0'))
-    if not restarts or goes_on or not osp.exists(last):
+    if started is None or not osp.exists(last):
         return
-    if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':
-        raise FileExistsError(
-            f'{cfg.work_dir} holds the checkpoints of an earlier run, and a '
-            'job that may restart (MAX_RESTARTS, torchrun --max-restarts) '
-            'would take them for its own; add --resume to go on from them, '
-            f'choose another --work-dir, or remove {last}'
-        )
-    cfg.resume, cfg.load_from = True, None
+    if osp.getmtime(last) >= float(started):
+        cfg.resume, cfg.load_from = True, None

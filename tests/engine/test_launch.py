@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -64,51 +65,37 @@ def test_a_config_without_teacher_is_tested_as_it_is() -> None:
 
 @pytest.fixture
 def used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
-    """A job that torchrun may restart, in a work dir with a checkpoint."""
-    monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', '2')
-    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '0')
-    (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
+    """A launched job in a work dir with a checkpoint that is 60 s old."""
+    last = tmp_path / 'last_checkpoint'
+    last.write_text('epoch_1.pth')
+    os.utime(last, (1e9 - 60, 1e9 - 60))
+    monkeypatch.setenv('SERKD_MM_STARTED', repr(1e9))
     return Config(
         dict(work_dir=str(tmp_path), resume=False, load_from='start.pth')
     )
 
 
-def test_a_restarted_job_resumes_from_its_own_checkpoint(
-    used: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+def test_a_job_goes_on_from_its_own_checkpoint(used: Config) -> None:
+    os.utime(Path(used.work_dir) / 'last_checkpoint', (1e9 + 60, 1e9 + 60))
     resume_after_restart(used)
     assert (used.resume, used.load_from) == (True, None)
 
 
-def test_a_restart_before_the_first_checkpoint_starts_again(
-    used: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+def test_a_checkpoint_of_an_earlier_run_is_not_the_jobs(used: Config) -> None:
+    resume_after_restart(used)
+    assert (used.resume, used.load_from) == (False, 'start.pth')
+
+
+def test_a_job_without_checkpoint_starts_again(used: Config) -> None:
     (Path(used.work_dir) / 'last_checkpoint').unlink()
     resume_after_restart(used)
     assert (used.resume, used.load_from) == (False, 'start.pth')
 
 
-@pytest.mark.parametrize('resume', [True, False])
-def test_a_job_that_may_restart_has_the_work_dir_to_itself(
-    used: Config, resume: bool
-) -> None:
-    used.resume = resume
-    with pytest.raises(FileExistsError, match=f'^{used.work_dir} holds the '):
-        resume_after_restart(used)
-
-
-def test_going_on_in_a_work_dir_needs_no_empty_one(used: Config) -> None:
-    used.resume, used.load_from = True, None
-    resume_after_restart(used)
-    assert (used.resume, used.load_from) == (True, None)
-
-
-def test_a_job_that_does_not_restart_is_left_alone(
+def test_without_launcher_only_the_option_resumes(
     used: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', '0')
+    monkeypatch.delenv('SERKD_MM_STARTED')
     resume_after_restart(used)
     assert (used.resume, used.load_from) == (False, 'start.pth')
 
