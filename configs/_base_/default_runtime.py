@@ -22,3 +22,7 @@ log_processor = dict(
     mean_pattern=r'.*(loss|time|data_time|grad_norm|images_per_second|'
     r'agreement).*'
 )
+
+# A full disk costs lines of scalars, not the run.
+vis_backends = [dict(type='TolerantVisBackend')]
+visualizer = dict(vis_backends=vis_backends)

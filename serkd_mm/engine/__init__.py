@@ -10,6 +10,7 @@ from .hooks import (
     StopOnSignalHook,
 )
 from .optimizers import MergedOptimWrapperConstructor
+from .tolerant_vis_backend import TolerantVisBackend
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -20,5 +21,6 @@ __all__ = [
     'MergedOptimWrapperConstructor',
     'NonFiniteHook',
     'StopOnSignalHook',
+    'TolerantVisBackend',
     'replay',
 ]

@@ -160,10 +160,11 @@ class AtomicCheckpointHook(CheckpointHook):
             yield
         except OSError as error:
             self._unwritten = error
-            runner.logger.error(
-                f'Could not write this checkpoint: {error}. The last good one '
-                f'of this run: {self.last_ckpt}'
-            )
+            if is_main_process():
+                runner.logger.error(
+                    f'Could not write this checkpoint: {error}. The last good '
+                    f'one of this run: {self.last_ckpt}'
+                )
             if self.if_unwritable == 'stop':
                 raise
 

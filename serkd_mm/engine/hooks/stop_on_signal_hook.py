@@ -90,8 +90,10 @@ class StopOnSignalHook(Hook):
         data_batch: Any = None,
         outputs: dict | None = None,
     ) -> None:
-        """Stop here, unless the epoch ends here."""
-        if not self.end_of_epoch(runner.train_dataloader, batch_idx):
+        """Stop here, unless the epoch ends or gradients accumulate."""
+        stepped = getattr(runner.optim_wrapper, 'should_update', lambda: True)
+        last = self.end_of_epoch(runner.train_dataloader, batch_idx)
+        if stepped() and not last:
             self._stop_if_asked(runner, runner.epoch, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from serkd_mm.engine import TolerantVisBackend
 from tests.engine.runs import (
     EPOCHS,
     Line,
@@ -115,6 +117,21 @@ def test_the_best_checkpoint_is_kept_too(tmp_path: Path) -> None:
     # The score of epoch 2 could not be kept, so that of 3 is the best.
     assert readable(tmp_path) == ['best_score_epoch_3.pth', 'epoch_3.pth']
     assert log_of(tmp_path).count('Could not write this checkpoint') == 2
+
+
+def test_lines_of_scalars_that_do_not_fit_are_left_out(
+    tmp_path: Path,
+) -> None:
+    backend = TolerantVisBackend(str(tmp_path))
+    backend.add_scalars(dict(loss=1.0), step=1)
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, hard))
+    backend.add_scalars(dict(loss=2.0), step=2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    backend.add_scalars(dict(loss=3.0), step=3)
+
+    lines = (tmp_path / 'scalars.json').read_text().splitlines()
+    assert [json.loads(line)['step'] for line in lines] == [1, 3]
 
 
 def test_another_option_is_refused(tmp_path: Path) -> None:

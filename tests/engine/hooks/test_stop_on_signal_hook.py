@@ -26,7 +26,10 @@ from tests.engine.runs import (
     validation,
 )
 
-HOOKS = dict(stop_on_signal=dict(type='StopOnSignalHook'))
+HOOKS = dict(
+    stop_on_signal=dict(type='StopOnSignalHook'),
+    exact_resume=dict(type='ExactResumeHook'),
+)
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -112,6 +115,17 @@ def test_the_step_is_finished_and_saved(
     meta = saved(tmp_path)['meta']
     assert (meta['epoch'], meta['iter']) == (epoch, step)
     assert f'exit code {TERMINATED}' in log_of(tmp_path)
+    assert resume(tmp_path).iter == EPOCHS * STEPS
+    assert (tmp_path / f'epoch_{EPOCHS}.pth').is_file()
+
+
+def test_accumulated_gradients_are_used_up(tmp_path: Path) -> None:
+    optimizer = dict(type='SGD', lr=0.1)
+    optim_wrapper = dict(optimizer=optimizer, accumulative_counts=2)
+
+    interrupt(tmp_path, 1, optim_wrapper=optim_wrapper)
+
+    assert saved(tmp_path)['meta']['iter'] == 2
 
 
 def test_a_due_validation_comes_after_the_pause(tmp_path: Path) -> None:
@@ -164,7 +178,7 @@ def test_a_run_that_ends_hands_the_signals_back(tmp_path: Path) -> None:
 
 
 def test_a_second_run_starts_anew(tmp_path: Path) -> None:
-    interrupt(tmp_path, STEPS)
+    interrupt(tmp_path, 1)
     assert resume(tmp_path).iter == EPOCHS * STEPS
     assert checkpoints_of(tmp_path) == [
         *(f'epoch_{epoch}.pth' for epoch in range(1, EPOCHS + 1)),
