@@ -1,5 +1,5 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
-"""The mathematics of SeRKD as pure functions of tensors."""
+"""The mathematics of SeRKD, CSKD and DearKD as pure functions of tensors."""
 
 from .conv_attention import nearest_offsets, position_scores
 from .relation import angle_loss, distance_loss

@@ -163,6 +163,21 @@ def test_the_loss_trains_the_patches_and_the_distillation_head() -> None:
     assert student.head.layers.head.weight.grad is None
 
 
+def test_the_loss_is_finite_in_half_precision() -> None:
+    model = build_cskd()
+    data = batch()
+    expected = losses_of(model, *data)['distill.loss_spatial']
+
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        loss = losses_of(model, *data)['distill.loss_spatial']
+    loss.backward()
+
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=0.1, atol=0.1)
+    head = model.student.head.layers.head_dist
+    assert torch.isfinite(head.weight.grad).all()
+
+
 @pytest.mark.parametrize(
     ('schedule', 'expected'), [('linear', 0.75), ('square', 0.5625)]
 )

@@ -254,6 +254,23 @@ def test_stage_one_trains_every_parameter() -> None:
     assert without == []
 
 
+def test_stage_one_is_finite_in_half_precision() -> None:
+    model = build(**dearkd_config())
+    data = batch()
+    model.eval()
+    expected = losses_of(model, *data)
+
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        losses = losses_of(model, *data)
+    total(losses).backward()
+
+    for name, loss in losses.items():
+        torch.testing.assert_close(
+            loss.float(), expected[name], rtol=0.05, atol=0.05
+        )
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
 def test_stage_two_trains_both_heads_by_the_labels() -> None:
     model = build(**dearkd_config())
     inputs, samples = batch()
