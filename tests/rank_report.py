@@ -74,6 +74,11 @@ class RankReport(Hook):
             state={k: v.clone() for k, v in model.state_dict().items()},
             teacher_mark=float(getattr(model.teacher, 'mark', -1.0)),
             teachers=len(alive),
+            # A parameter that is divided says what of it is here.
+            teacher_size=sum(
+                getattr(p, 'to_local', lambda p=p: p)().numel()
+                for p in model.teacher.parameters()
+            ),
             is_teacher=alive == [model.teacher.backbone],
             teacher_grads=sum(
                 p.grad is not None for p in model.teacher.parameters()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import fsdp
 
 from serkd_mm.engine.launch import add_runner_arguments, load_config
 
@@ -75,6 +76,10 @@ custom_hooks = [
     dict(type='EMAHook'),
     dict(type='TerminateLauncher', rank=1, step=2),
 ]
+"""
+SHARDED = """
+_base_ = 'short.py'
+model = dict(teacher_shard=['backbone.layers'])
 """
 # Relative, for losses and parameters: the float32 sums of two halves and of
 # the whole differ in their order only (measured: 5e-6).
@@ -227,8 +232,42 @@ def test_sigterm_to_one_of_two_nodes_loses_nothing(
     for rank, straight in enumerate(reports['two']):
         resumed = torch.load(tmp_path / f'report-{rank}.pth')
         assert resumed['losses'] == straight['losses'][2:]
-        for name, value in straight['state'].items():
-            assert torch.equal(resumed['state'][name], value), name
+        assert_same_state(resumed, straight)
+
+
+@pytest.mark.slow
+@needs_no_cuda
+@pytest.mark.skipif(
+    not hasattr(fsdp, 'fully_shard'),
+    reason='this torch cannot shard a module in place',
+)
+def test_a_teacher_that_is_divided_is_the_same(
+    tmp_path: Path, reports: dict[str, list]
+) -> None:
+    (tmp_path / 'short.py').write_text(CONFIG)
+    (tmp_path / 'sharded.py').write_text(SHARDED)
+
+    code = run(
+        *('dist_train.sh', 'sharded.py', 2, '--work-dir', 'work'),
+        *('--no-validate', *RANDOM_TEACHER),
+        cwd=tmp_path,
+        PORT=free_port(),
+    )
+
+    assert code == 0, (tmp_path / 'log.txt').read_text()[-3000:]
+    sharded = [torch.load(tmp_path / f'report-{r}.pth') for r in range(2)]
+    for rank, straight in zip(sharded, reports['two']):
+        assert rank['losses'] == straight['losses']
+        assert rank['teacher_size'] < 0.52 * straight['teacher_size']
+        assert_same_state(rank, straight)
+    # Each has the mark beside its part.
+    sizes = [rank['teacher_size'] for rank in sharded]
+    assert sum(sizes) == reports['two'][0]['teacher_size'] + 1
+
+
+def assert_same_state(report: dict, other: dict) -> None:
+    for name, value in other['state'].items():
+        assert torch.equal(report['state'][name], value), name
 
 
 def test_too_few_arguments_show_the_usage(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from .checks import (
     warn_of_idle_dist_head,
 )
 from .renormalize import Renormalize, describe_normalization
+from .shard import shard_teacher
 from .teacher import (
     build_teacher,
     check_teacher_source,
@@ -68,6 +69,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             ``teacher_ckpt`` is None. Meant for tests and dry runs.
         teacher_compile: Whether to run the teacher through
             :func:`torch.compile`; a dict holds its options.
+        teacher_shard: For a teacher that fits no device: names of the modules
+            that hold its layers, as ``['backbone.layers']``. The processes of
+            a job divide each layer and gather it where it runs.
         input_size: Height and width of the student's images. On two made-up
             images of this size all losses are computed once when the
             algorithm is built, so that what does not fit together shows
@@ -96,6 +100,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         teacher_revise_keys: Sequence[tuple[str, str]] = (),
         allow_random_teacher: bool = False,
         teacher_compile: bool | dict = False,
+        teacher_shard: Sequence[str] = (),
         input_size: int | tuple[int, int] | None = None,
         data_preprocessor: dict | torch.nn.Module | None = None,
         **kwargs: Any,
@@ -109,6 +114,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             raise ValueError(
                 'teacher and architecture (the student) are one object; build '
                 'two models'
+            )
+        if teacher_shard and teacher_compile is not False:
+            raise ValueError(
+                'teacher_shard and teacher_compile exclude each other; leave '
+                'one of them out'
             )
         check_teacher_source(teacher_ckpt, allow_random_teacher)
         self._owns_teacher = True
@@ -150,6 +160,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if teacher_compile is not False:
             options = {} if teacher_compile is True else teacher_compile
             compat.compile_module(self.teacher, **options)
+        if teacher_shard:
+            shard_teacher(self.teacher, teacher_shard)
 
     def loss(
         self, batch_inputs: Tensor, data_samples: list | None = None
