@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -113,6 +114,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
         reports[name] = [
             torch.load(cwd / f'report-{rank}.pth') for rank in range(count)
         ]
+        reports[name][0]['log'] = (cwd / 'log.txt').read_text()
     return reports
 
 
@@ -173,6 +175,20 @@ class TestTwoProcesses:
             assert rank['teachers'] == 1
             assert rank['is_teacher']
             assert rank['ema_shares_teacher'] == [True]
+
+    def test_check_the_teacher_on_every_image_once(
+        self, reports: dict[str, list]
+    ) -> None:
+        said = [
+            re.findall('The teacher on .*', ranks[0]['log'])
+            for ranks in reports.values()
+        ]
+        assert said[0] == said[1]
+        (line,) = said[0]
+        assert line.startswith(
+            'The teacher on all 719 validation images: accuracy/top1 '
+        )
+        assert line.endswith('images 719, distinct 719')
 
     def test_validate_every_image_once(self, reports: dict[str, list]) -> None:
         # 719 images, 360 to a rank: one is sent to both.

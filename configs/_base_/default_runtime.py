@@ -11,6 +11,8 @@ default_hooks = dict(
     non_finite=dict(type='NonFiniteHook'),
     # SIGTERM saves a checkpoint; exit code 143.
     stop_on_signal=dict(type='StopOnSignalHook'),
+    # The teacher's top-1 before the first epoch, on a few images.
+    teacher_check=dict(type='TeacherCheckHook', min_top1=50, num_batches=10),
     # How it goes: images per second, a bar on terminals, run.json.
     throughput=dict(type='ThroughputHook'),
     progress=dict(type='ProgressHook'),

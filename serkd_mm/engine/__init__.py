@@ -8,6 +8,7 @@ from .hooks import (
     ExportStudentHook,
     NonFiniteHook,
     StopOnSignalHook,
+    TeacherCheckHook,
 )
 from .optimizers import MergedOptimWrapperConstructor
 from .tolerant_vis_backend import TolerantVisBackend
@@ -22,5 +23,6 @@ __all__ = [
     'NonFiniteHook',
     'StopOnSignalHook',
     'TolerantVisBackend',
+    'TeacherCheckHook',
     'replay',
 ]

@@ -63,6 +63,8 @@ def save_dump(
         amp=amp,
         device=next(model.parameters()).device.type,
     )
+    if hasattr(model, 'distillation_stopped'):
+        content['distillation_stopped'] = model.distillation_stopped
     teacher = getattr(model, 'teacher', None)
     if teacher is not None and not cfg.get('model', {}).get('teacher_ckpt'):
         content['teacher'] = teacher.state_dict()
@@ -142,6 +144,8 @@ def _restore(model: BaseModel, dump: dict) -> BaseModel:
     model.load_state_dict(dump['state_dict'])
     if 'teacher' in dump:
         model.teacher.load_state_dict(dump['teacher'])
+    if 'distillation_stopped' in dump:
+        model.distillation_stopped = dump['distillation_stopped']
     for name, module in model.named_modules():
         module.training = dump['training'][name]
     return model

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from mmengine.dataset import default_collate
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from tests.models.builders import CLASSES
 
@@ -31,8 +32,25 @@ def images(count: int, seed: int = 0) -> list[dict]:
     ]
 
 
-def loader(samples: list[dict], batch_size: int = 4) -> DataLoader:
-    return DataLoader(samples, batch_size, collate_fn=default_collate)
+class Fresh(Dataset):
+    """Copies, as preprocessing writes into the samples that it gets."""
+
+    def __init__(self, samples: list[dict]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict:
+        return copy.deepcopy(self.samples[index])
+
+
+def loader(
+    samples: list[dict], batch_size: int = 4, **settings: Any
+) -> DataLoader:
+    return DataLoader(
+        Fresh(samples), batch_size, collate_fn=default_collate, **settings
+    )
 
 
 def make_runner(

@@ -8,6 +8,7 @@ from .progress_hook import ProgressHook
 from .run_record_hook import RunRecordHook
 from .stop_on_signal_hook import StopOnSignalHook
 from .superpixel_vis_hook import SuperpixelVisHook
+from .teacher_check_hook import TeacherCheckHook
 from .throughput_hook import ThroughputHook
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     'ExportStudentHook',
     'StopOnSignalHook',
     'SuperpixelVisHook',
+    'TeacherCheckHook',
     'ThroughputHook',
 ]

@@ -122,6 +122,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             )
         check_teacher_source(teacher_ckpt, allow_random_teacher)
         self._owns_teacher = True
+        self.teacher_ckpt = teacher_ckpt
         if isinstance(architecture, dict) and data_preprocessor is not None:
             architecture = copy.copy(architecture)
             # A copy: building writes the batch augmentations into it.
