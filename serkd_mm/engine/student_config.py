@@ -12,6 +12,10 @@ from mmengine.hooks import Hook
 from .run_config import registered_classes, type_names
 
 _PACKAGE = 'serkd_mm'
+_HOSTS = {
+    'LoadCheckedImage': 'LoadImageFromFile',
+    'TolerantVisBackend': 'LocalVisBackend',
+}
 
 
 def student_config(cfg: Config) -> Config:
@@ -39,7 +43,7 @@ def student_config(cfg: Config) -> Config:
         head.pop('label_dist_head', None)
     exported['model'] = model
     _use_host_hooks(exported)
-    exported = _host_datasets(exported)
+    exported = _use_host_classes(exported)
     student = Config(exported)
     own = _own_names()
     if not any(name.split('.')[-1] in own for name in type_names(exported)):
@@ -90,18 +94,17 @@ def image_size(model: Any, cfg: Config) -> tuple[int, int] | None:
     return height, width
 
 
-def _host_datasets(value: Any) -> Any:
-    """A config whose images are loaded by MMPretrain's own classes."""
+def _use_host_classes(value: Any) -> Any:
+    """A config whose data and logs go through the host's own classes."""
     if isinstance(value, (list, tuple)):
-        return type(value)(_host_datasets(item) for item in value)
+        return type(value)(_use_host_classes(item) for item in value)
     if not isinstance(value, dict):
         return value
     if value.get('type') == 'SkipBrokenImages':
-        return _host_datasets(value['dataset'])
-    items = {key: _host_datasets(item) for key, item in value.items()}
-    if items.get('type') == 'LoadCheckedImage':
-        items['type'] = 'LoadImageFromFile'
-    return items
+        return _use_host_classes(value['dataset'])
+    items = {key: _use_host_classes(item) for key, item in value.items()}
+    host = _HOSTS.get(str(items.get('type')))
+    return {**items, 'type': host} if host else items
 
 
 def _use_host_hooks(cfg: dict) -> None:
