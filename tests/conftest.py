@@ -18,6 +18,15 @@ import serkd_mm  # noqa: F401  (registers the package's classes)
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        '--all-pairs',
+        action='store_true',
+        help='suggest, build and run all pairings of the model families, '
+        'instead of one for each family and side (about half an hour)',
+    )
+
+
 @pytest.fixture(autouse=True)
 def _reproducible() -> None:
     torch.manual_seed(0)

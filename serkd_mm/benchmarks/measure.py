@@ -178,9 +178,9 @@ def _measure_child(
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     prepare(**warm)()
-    start = _settle()
+    start = settle()
     run = prepare(**arguments)
-    ready = _settle()
+    ready = settle()
     run()
     peak = max_rss()
     sender.send(((peak - start) / MIB, (peak - ready) / MIB))
@@ -199,8 +199,11 @@ def _cuda_memory(prepare: Prepare, arguments: dict, warm: dict) -> Memory:
     return Memory((peak - start) / MIB, (peak - ready) / MIB)
 
 
-def _settle() -> int:
-    """Give freed memory back, lower the peak to what is in use, return it."""
+def settle() -> int:
+    """Give freed memory back, lower the peak to what is in use, return it.
+
+    The peak is that of :func:`max_rss`. A system that is not Linux keeps it.
+    """
     gc.collect()
     with suppress(OSError, AttributeError):  # glibc
         ctypes.CDLL('libc.so.6').malloc_trim(0)

@@ -10,6 +10,7 @@ from mmrazor.models.task_modules import (
     ParameterRecorder,
     RecorderManager,
 )
+from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
@@ -173,22 +174,36 @@ class SeRKDDistiller(ConfigurableDistiller):
 def _check_sources(
     recorders: RecorderManager, model: nn.Module, side: str
 ) -> None:
-    """Name the nearest modules or parameters when a source is unknown."""
     for name, recorder in recorders.recorders.items():
-        if isinstance(recorder, ParameterRecorder):
-            kind, known = 'parameter', model.named_parameters()
-        elif type(recorder).__name__.startswith('Module'):
-            kind, known = 'module', model.named_modules()
-        else:
-            continue
-        names = [known_name for known_name, _ in known if known_name]
-        if recorder.source not in names:
-            near = difflib.get_close_matches(
-                recorder.source, names, n=3, cutoff=0
-            )
-            raise ValueError(
-                f'source {recorder.source!r} of {side} recorder {name!r} is '
-                f'no {kind} of the {side} ({type(model).__name__}); nearest '
-                f'names: {", ".join(near)}; change '
-                f'distiller.{side}_recorders.{name}.source'
-            )
+        check_source(name, recorder, model, side)
+
+
+def check_source(
+    name: str, recorder: BaseRecorder, model: nn.Module, side: str
+) -> None:
+    """Name the nearest modules or parameters when a source is unknown.
+
+    Args:
+        name: Name of the recorder.
+        recorder: The recorder.
+        model: The network that it is to record from.
+        side: ``'student'`` or ``'teacher'``.
+
+    Raises:
+        ValueError: If the network has no such module or parameter.
+    """
+    if isinstance(recorder, ParameterRecorder):
+        kind, known = 'parameter', model.named_parameters()
+    elif type(recorder).__name__.startswith('Module'):
+        kind, known = 'module', model.named_modules()
+    else:
+        return
+    names = [known_name for known_name, _ in known if known_name]
+    if recorder.source in names:
+        return
+    near = difflib.get_close_matches(recorder.source, names, n=3, cutoff=0)
+    raise ValueError(
+        f'source {recorder.source!r} of {side} recorder {name!r} is no {kind} '
+        f'of the {side} ({type(model).__name__}); nearest names: '
+        f'{", ".join(near)}; change distiller.{side}_recorders.{name}.source'
+    )

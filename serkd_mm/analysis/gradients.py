@@ -1,0 +1,75 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""How hard every loss pulls at what the student's recorders caught."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.model import BaseModel
+from mmrazor.models.distillers import ConfigurableDistiller
+from torch import Tensor, nn
+
+from .findings import LossTerm, PairReport
+
+
+def measure_losses(
+    losses: dict[str, Tensor],
+    distiller: ConfigurableDistiller,
+    student: BaseModel,
+    report: PairReport,
+) -> None:
+    """Note values, weights and the gradients at the student's tokens.
+
+    Args:
+        losses: Losses by their name in the log.
+        distiller: The distiller, its records still there.
+        student: The student.
+        report: Takes what is found.
+    """
+    targets = _targets(distiller)
+    idle = []
+    for name, loss in losses.items():
+        gradients = dict.fromkeys(targets, 0.0)
+        if targets and loss.requires_grad:
+            found = torch.autograd.grad(
+                loss,
+                list(targets.values()),
+                retain_graph=True,
+                allow_unused=True,
+            )
+            for recorder, gradient in zip(targets, found):
+                if gradient is not None:
+                    gradients[recorder] = float(gradient.norm())
+        if not any(gradients.values()):
+            idle.append(name)
+        module = _module(name, distiller, student)
+        weight = getattr(module, 'loss_weight', None)
+        report.losses.append(LossTerm(name, weight, float(loss), gradients))
+    if idle:
+        report.notes.append(
+            f'No gradient from {" and ".join(idle)} at the recorded tokens in '
+            'the first step: a head that starts at zero passes none on, and '
+            'frozen layers have none.'
+        )
+
+
+def _module(
+    name: str, distiller: ConfigurableDistiller, student: BaseModel
+) -> nn.Module | None:
+    """What computes a loss."""
+    own = name.removeprefix('distill.')
+    if own in distiller.distill_losses:
+        return distiller.distill_losses[own]
+    return getattr(getattr(student, 'head', None), 'loss_module', None)
+
+
+def _targets(distiller: ConfigurableDistiller) -> dict[str, Tensor]:
+    """Student's recorded tokens; its logits where it records no tokens."""
+    learned = {
+        name: recorder.data_buffer[0]
+        for name, recorder in distiller.student_recorders.recorders.items()
+        if recorder.data_buffer
+        and isinstance(recorder.data_buffer[0], Tensor)
+        and recorder.data_buffer[0].requires_grad
+    }
+    tokens = {k: v for k, v in learned.items() if v.dim() > 2}
+    return tokens or learned

@@ -1,0 +1,128 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""What a config says about its images, without reading any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import DATASETS
+from torch import Tensor
+
+# Training images of datasets that everybody has in the same form.
+TRAINING_IMAGES = {
+    'CIFAR10': 50_000,
+    'CIFAR100': 50_000,
+    'FashionMNIST': 60_000,
+    'ImageNet': 1_281_167,
+    'MNIST': 60_000,
+}
+# Two images of other sizes and ratios: what both become is the input size.
+_PROBES = ((500, 375), (333, 640))
+
+
+def input_size(cfg: Config) -> tuple[int, int]:
+    """Size of the images that the training pipeline puts out.
+
+    The pipeline runs, without its loading, on two made-up images. Where they
+    come out alike that is the size; otherwise the pipeline keeps the size of
+    its images, and the network's own ``img_size`` is taken.
+
+    Returns:
+        Height and width in pixels.
+
+    Raises:
+        ValueError: If neither tells.
+    """
+    dataset = _innermost((cfg.get('train_dataloader') or {}).get('dataset'))
+    steps = [
+        step
+        for step in dataset.get('pipeline', [])
+        if not str(step.get('type', '')).startswith('Load')
+    ]
+    reason = 'it has no train_dataloader.dataset.pipeline'
+    if steps:
+        try:
+            sizes = {_output_size(steps, shape) for shape in _PROBES}
+        except Exception as error:
+            reason = f'its pipeline ends in {type(error).__name__}: {error}'
+        else:
+            if len(sizes) == 1:
+                return sizes.pop()
+            reason = 'its training pipeline does not fix the size'
+    model = cfg.get('model') or {}
+    backbone = model.get('architecture', model).get('backbone') or {}
+    size = backbone.get('img_size')
+    if size is None:
+        raise ValueError(
+            f'the config does not tell the input size: {reason}, and its '
+            'backbone has no img_size; give --size'
+        )
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _output_size(steps: list[dict], shape: tuple[int, int]) -> tuple[int, int]:
+    image = np.random.RandomState(0).randint(0, 256, (*shape, 3), np.uint8)
+    sample: dict[str, Any] = dict(
+        img=image, img_shape=shape, ori_shape=shape, gt_label=0, img_path=''
+    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        inputs = Compose([dict(step) for step in steps])(sample)['inputs']
+    if not isinstance(inputs, Tensor):
+        raise ValueError('several views of an image')
+    return (int(inputs.shape[-2]), int(inputs.shape[-1]))
+
+
+def dataset_length(cfg: Config) -> int | None:
+    """Number of images of a training epoch.
+
+    That of a well-known dataset is known; any other dataset is asked where
+    its files are there.
+
+    Returns:
+        The number, or None if it cannot be known without the data.
+    """
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset')
+    if dataset is None:
+        return None
+    times = 1
+    while 'dataset' in dataset:
+        times *= dataset.get('times', 1)
+        dataset = dataset['dataset']
+    length = _length(dataset, cfg)
+    return None if length is None else times * length
+
+
+def _length(dataset: dict, cfg: Config) -> int | None:
+    kind = str(dataset.get('type')).rpartition('.')[2]
+    if kind in TRAINING_IMAGES and _is_whole(dataset, cfg):
+        return TRAINING_IMAGES[kind]
+    root = dataset.get('data_root') or ''
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        own = getattr(DATASETS.get(kind), '__module__', '')
+        if not own.startswith('serkd_mm') and not Path(root or '/-').is_dir():
+            return None
+        return len(DATASETS.build(dict(dataset)))
+
+
+def _is_whole(dataset: dict, cfg: Config) -> bool:
+    """Whether this is the dataset's whole training set.
+
+    ImageNet's class is also used for folders of other images.
+    """
+    if dataset.get('split', 'train') != 'train':
+        return False
+    model = cfg.get('model') or {}
+    head = model.get('architecture', model).get('head') or {}
+    return dataset['type'] != 'ImageNet' or head.get('num_classes') == 1000
+
+
+def _innermost(dataset: dict | None) -> dict:
+    dataset = dataset or {}
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset

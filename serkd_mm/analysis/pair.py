@@ -1,0 +1,255 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Try a pair of teacher and student on random images."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
+from mmengine.runner import set_random_seed
+from mmpretrain.structures import DataSample
+from mmrazor.registry import MODELS
+from torch import nn
+
+from ..models.algorithms.teacher import build_teacher
+from .cost import count_flops, time_steps
+from .findings import NetworkCost, PairReport, Step
+from .images import dataset_length, input_size
+from .inspector import PairInspector
+from .weights import initialise, load_teacher
+
+ALGORITHM_KEYS = ('architecture', 'teacher', 'distiller')
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """How a pair is tried.
+
+    Attributes:
+        batch_size: Images of a step; None takes the config's, on a CPU at
+            most as many as have the pixels of 8 images of 224x224.
+        steps: Steps that are timed.
+        device: ``'cpu'`` or ``'cuda'``.
+        size: Height and width of the images; None takes what the training
+            pipeline puts out.
+        images: Images of an epoch; None takes what the config tells.
+        random_teacher: Whether to leave the teacher's checkpoint alone.
+    """
+
+    batch_size: int | None = None
+    steps: int = 3
+    device: str = 'cpu'
+    size: tuple[int, int] | None = None
+    images: int | None = None
+    random_teacher: bool = False
+
+
+def check_pair(
+    cfg: Config, name: str, options: CheckOptions | None = None
+) -> PairReport:
+    """Build both networks, run a batch of random images, look at all of it.
+
+    What does not fit is collected, not raised, as far as the rest can still
+    be tried.
+
+    Args:
+        cfg: Config of a distillation.
+        name: What to call it.
+        options: How to try it.
+
+    Raises:
+        ValueError: If the config is no distillation, or does not tell the
+            size of its images.
+    """
+    options = options or CheckOptions()
+    missing = [
+        key for key in ALGORITHM_KEYS if key not in cfg.get('model', {})
+    ]
+    if missing:
+        raise ValueError(
+            f'{name} is no config of a distillation: its model has no '
+            f'{", ".join(missing)}'
+        )
+    size = options.size or input_size(cfg)
+    report = PairReport(name, size, _batch_size(cfg, size, options))
+    set_random_seed(0)
+    scope = cfg.model.get('_scope_') or cfg.get('default_scope', 'mmpretrain')
+    with DefaultScope.overwrite_default_scope(scope), _quietly(report):
+        _check(cfg, options, report)
+    return report
+
+
+def _check(cfg: Config, options: CheckOptions, report: PairReport) -> None:
+    student = _build(_architecture(cfg), 'model.architecture', report)
+    teacher = _build(cfg.model.teacher, 'model.teacher', report)
+    distiller = _build(cfg.model.distiller, 'model.distiller', report)
+    if student is not None:
+        weights = initialise(student, cfg, report)
+        _note_cost('student', student, weights, report)
+    if teacher is not None:
+        weights = load_teacher(teacher, cfg, options.random_teacher, report)
+        _note_cost('teacher', teacher, weights, report)
+    if student is None or teacher is None or distiller is None:
+        return
+    for module in (student, teacher, distiller):
+        module.to(options.device)
+    data = random_batch(student, report.size, report.batch_size)
+    PairInspector(distiller, student, teacher, report).run(data)
+    # A checkpoint that is not there yet keeps no step from being timed.
+    if all(p.key == 'model.teacher_ckpt' for p in report.problems):
+        _time(cfg, options, student, teacher, data, report)
+
+
+def random_batch(
+    student: nn.Module, size: tuple[int, int], batch_size: int
+) -> dict:
+    """Pixels and labels as a data loader hands them over."""
+    head = getattr(student, 'head', None)
+    classes = getattr(head, 'num_classes', None) or 2
+    labels = torch.randint(classes, (batch_size,)).tolist()
+    return dict(
+        inputs=torch.randint(0, 256, (batch_size, 3, *size)).float(),
+        data_samples=[DataSample().set_gt_label(label) for label in labels],
+    )
+
+
+def _build(model: Any, key: str, report: PairReport) -> Any:
+    try:
+        if key == 'model.teacher':
+            return build_teacher(model)
+        return MODELS.build(model)
+    except Exception as error:
+        report.problem(key, error)
+        return None
+
+
+def _architecture(cfg: Config) -> dict:
+    """The student's config with the preprocessing that training gives it."""
+    student = cfg.model.architecture.copy()
+    for preprocessor in (
+        cfg.model.get('data_preprocessor'),
+        cfg.get('data_preprocessor'),
+    ):
+        if preprocessor is not None:
+            student.setdefault('data_preprocessor', preprocessor.copy())
+    return student
+
+
+def _note_cost(
+    side: str, network: nn.Module, weights: str, report: PairReport
+) -> None:
+    try:
+        flops = count_flops(network, report.size)
+    except Exception:
+        # That it does not run is reported where it has to run.
+        flops = None
+    backbone = type(getattr(network, 'backbone', network)).__name__
+    parameters = sum(p.numel() for p in network.parameters())
+    report.networks.append(
+        NetworkCost(side, backbone, parameters, flops, weights)
+    )
+
+
+def _time(
+    cfg: Config,
+    options: CheckOptions,
+    student: nn.Module,
+    teacher: nn.Module,
+    data: dict,
+    report: PairReport,
+) -> None:
+    """Train some steps as the runner would."""
+    model = {k: v for k, v in cfg.model.items() if k != 'data_preprocessor'}
+    model.update(
+        architecture=student,
+        teacher=teacher,
+        teacher_ckpt=None,
+        allow_random_teacher=True,
+    )
+    try:
+        algorithm = MODELS.build(model).to(options.device).train()
+    except Exception as error:
+        report.problem('model', error)
+        return
+    try:
+        optimizer = build_optim_wrapper(algorithm, _wrapper(cfg, options))
+    except Exception as error:
+        report.problem('optim_wrapper', error)
+        return
+    milliseconds, memory = time_steps(
+        algorithm, optimizer, data, options.steps
+    )
+    images = options.images
+    report.step = Step(
+        device=_device_name(options.device),
+        batch_size=report.batch_size,
+        milliseconds=milliseconds,
+        memory_mib=memory,
+        images=dataset_length(cfg) if images is None else images,
+        epochs=cfg.get('train_cfg', {}).get('max_epochs'),
+    )
+
+
+def _wrapper(cfg: Config, options: CheckOptions) -> dict:
+    """The config's optimizer; mixed precision needs a GPU."""
+    wrapper = cfg.optim_wrapper.copy()
+    if options.device == 'cpu' and wrapper.get('type') == 'AmpOptimWrapper':
+        wrapper['type'] = 'OptimWrapper'
+        for name in ('loss_scale', 'dtype', 'use_fp64'):
+            wrapper.pop(name, None)
+    return wrapper
+
+
+def _device_name(device: str) -> str:
+    if device == 'cuda':
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f'CPU, {threads} thread' + 's' * (threads > 1)
+
+
+def _batch_size(
+    cfg: Config, size: tuple[int, int], options: CheckOptions
+) -> int:
+    if options.batch_size is not None:
+        return options.batch_size
+    own = (cfg.get('train_dataloader') or {}).get('batch_size', 8)
+    if options.device == 'cuda':
+        return own
+    return min(own, max(2, 8 * 224 * 224 // math.prod(size)))
+
+
+@contextmanager
+def _quietly(report: PairReport) -> Iterator[None]:
+    """Keep logs off the screen; warnings are notes of the report."""
+    logger = MMLogger.get_current_instance()
+    handlers, logger.handlers = logger.handlers, [_Notes(report)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logger.handlers = handlers
+
+
+class _Notes(logging.Handler):
+    """Log handler that keeps warnings as notes of a report."""
+
+    def __init__(self, report: PairReport) -> None:
+        super().__init__(logging.WARNING)
+        self.report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        # The table says so, and why.
+        if not text.startswith('The teacher has RANDOM weights'):
+            self.report.notes.append(text)

@@ -1,0 +1,202 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Choose what a pair of networks can be compared by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.model import BaseModel
+from mmpretrain.models.heads import DeiTClsHead
+
+from .choose import by, choose_tokens, grid_notes
+from .images import input_size
+from .student import IMAGENET_CLASSES, student_changes
+from .trace import NetworkTrace, TokenSource, trace_network
+from .zoo import ZooNetwork, find_network
+
+# Data and schedule of a student whose config has none.
+IMAGENET = (
+    'serkd_mm::_base_/datasets/imagenet_bs128_224.py',
+    'serkd_mm::_base_/schedules/deit_bs1024.py',
+    'serkd_mm::_base_/default_runtime.py',
+)
+IMAGENET_SIZE = (224, 224)
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What a config for a pair has to say.
+
+    Attributes:
+        student: The student.
+        teacher: The teacher.
+        size: Height and width of the images, in pixels.
+        student_tokens: Where the student's tokens are.
+        teacher_tokens: Where the teacher's are.
+        hw: Grid on which the tokens are compared.
+        student_logits: Module with the logits to compare; None to leave
+            logits out.
+        teacher_logits: The same of the teacher.
+        own_data: Whether data and schedule are those of the student's config.
+        changes: Entries of the student's model that have to be different,
+            by name.
+        notes: What a reader should know, a sentence each.
+    """
+
+    student: ZooNetwork
+    teacher: ZooNetwork
+    size: tuple[int, int]
+    student_tokens: TokenSource
+    teacher_tokens: TokenSource
+    hw: tuple[int, int]
+    student_logits: str | None
+    teacher_logits: str | None
+    own_data: bool
+    changes: dict[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def cell(self) -> int:
+        """Height and width of a superpixel's starting cell, in tokens."""
+        return 2 if min(self.hw) >= 4 else 1
+
+
+def suggest(
+    teacher: str, student: str, size: tuple[int, int] | None = None
+) -> Suggestion:
+    """Find sources, prefix tokens, widths and grids of a pair by running it.
+
+    Args:
+        teacher: Name in MMPretrain's model zoo, or a config.
+        student: The same. Its config gives data and schedule.
+        size: Height and width of the images. None takes what the student's
+            training pipeline puts out.
+
+    Raises:
+        FileNotFoundError: If a config does not exist.
+        ValueError: If the pair cannot be distilled, saying why.
+    """
+    networks = dict(
+        teacher=find_network(teacher), student=find_network(student)
+    )
+    own_data = _has_data(networks['student'])
+    if size is None:
+        own = networks['student'].cfg
+        size = input_size(own) if own_data else IMAGENET_SIZE
+    built = {side: _build(net, side) for side, net in networks.items()}
+    traces = {
+        side: _trace(built[side], networks[side], side, size)
+        for side in networks
+    }
+    tokens, hw = choose_tokens(traces['student'], traces['teacher'])
+    reason = _no_kd(traces, networks['student'])
+    changes, notes = student_changes(
+        networks['student'],
+        built['student'],
+        traces['student'],
+        distilled=reason is None,
+    )
+    logits = _student_logits(built['student'], traces['student'], changes)
+    teacher_logits = traces['teacher'].logits
+    if reason:
+        logits = teacher_logits = None
+    notes = [
+        *([reason] if reason else []),
+        *grid_notes(tokens, hw),
+        *notes,
+        *_teacher_notes(networks['teacher'], size),
+    ]
+    if not own_data:
+        notes.append(
+            f"{student}'s config has no data and no schedule: those of the "
+            "package's DeiT configs on ImageNet-1k take their place."
+        )
+    return Suggestion(
+        **networks,
+        size=size,
+        student_tokens=tokens[0],
+        teacher_tokens=tokens[1],
+        hw=hw,
+        student_logits=logits,
+        teacher_logits=teacher_logits,
+        own_data=own_data,
+        changes=changes,
+        notes=tuple(notes),
+    )
+
+
+def _has_data(network: ZooNetwork) -> bool:
+    names = ('train_dataloader', 'optim_wrapper', 'train_cfg')
+    return all(network.cfg.get(name) for name in names)
+
+
+def _build(network: ZooNetwork, side: str) -> BaseModel:
+    try:
+        return network.build()
+    except Exception as error:
+        raise ValueError(
+            f'the {side} {network.name} does not build '
+            f'({type(error).__name__}: {error})'
+        ) from error
+
+
+def _trace(
+    model: BaseModel, network: ZooNetwork, side: str, size: tuple[int, int]
+) -> NetworkTrace:
+    try:
+        return trace_network(model, size)
+    except ValueError as error:
+        hint = ''
+        if side == 'teacher':
+            hint = (
+                f"; the {by(size)} pixels are the student's, whose batch the "
+                'teacher sees: choose networks of one input size, or give '
+                '--size'
+            )
+        raise ValueError(f'{side} {network.name}: {error}{hint}') from error
+
+
+def _student_logits(
+    model: BaseModel, trace: NetworkTrace, changes: dict[str, Any]
+) -> str | None:
+    """Module with the logits that the teacher is to train."""
+    if isinstance(getattr(model, 'head', None), DeiTClsHead):
+        return 'head.layers.head_dist'
+    return 'head.fc' if 'head' in changes else trace.logits
+
+
+def _no_kd(traces: dict[str, NetworkTrace], student: ZooNetwork) -> str | None:
+    """Why the logits are not compared, None if they are."""
+    theirs = traces['teacher'].num_classes
+    if theirs is None:
+        return (
+            'No loss_kd: the teacher has no classification head, so there '
+            'are no logits to learn from.'
+        )
+    classes = traces['student'].num_classes or IMAGENET_CLASSES
+    if classes != theirs:
+        return (
+            f'No loss_kd: the student has {classes} classes, the teacher '
+            f'{theirs}.'
+        )
+    return None
+
+
+def _teacher_notes(teacher: ZooNetwork, size: tuple[int, int]) -> list[str]:
+    notes = []
+    if teacher.checkpoint is None:
+        notes.append(
+            f'No weights of {teacher.name} are known: write the path of yours '
+            'into model.teacher_ckpt.'
+        )
+    try:
+        own = input_size(teacher.cfg)
+    except ValueError:
+        return notes
+    if own != size:
+        notes.append(
+            f"The teacher's config is for {by(own)} pixels; here it sees "
+            f'{by(size)}.'
+        )
+    return notes

@@ -1,0 +1,254 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Where a network has tokens and logits, found by running it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+BACKBONE = 'backbone'
+HEAD = 'head'
+
+
+@dataclass(frozen=True)
+class TokenSource:
+    """A module whose output can be taken as visual tokens.
+
+    Attributes:
+        source: Name of the module.
+        hw: Height and width of the token grid.
+        channels: Width of the tokens.
+        num_prefix_tokens: Tokens in front of the visual ones.
+        is_map: Whether the output is a map ``(B, C, H, W)``, else it is a
+            sequence ``(B, L, C)``.
+    """
+
+    source: str
+    hw: tuple[int, int]
+    channels: int
+    num_prefix_tokens: int
+    is_map: bool
+
+
+@dataclass(frozen=True)
+class NetworkTrace:
+    """What a recorder can be pointed at.
+
+    Attributes:
+        tokens: The last module of every token grid, the deepest one last.
+        logits: Module that puts out the network's prediction, None without
+            a classification head.
+        num_classes: Number of logits.
+        features: Shape of the last features, per image, without a
+            classification head.
+    """
+
+    tokens: tuple[TokenSource, ...]
+    logits: str | None
+    num_classes: int | None
+    features: tuple[int, ...] = ()
+
+
+@dataclass
+class _Call:
+    """One call of a module: what called it, what it put out."""
+
+    name: str
+    caller: str
+    sequential: bool
+    shape: tuple[int, ...] = ()
+    prefix: int = 0
+    logits: Tensor | None = None
+
+
+@torch.no_grad()
+def trace_network(network: nn.Module, size: tuple[int, int]) -> NetworkTrace:
+    """Run a network on two random images and note its tokens and logits.
+
+    A grid's tokens are taken from the last module that the backbone itself
+    calls and whose output has that grid: a stage, a block, a final norm. A
+    stage that ends in another grid, or returns more than a tensor, is asked
+    for its last block. Prefix tokens are the leading positions of the first
+    sequence of a length that are the same in both images: a class token is
+    no function of the image before the first attention.
+
+    Args:
+        network: Model with a ``backbone`` and, to classify, a ``head``. It is
+            in eval mode afterwards.
+        size: Height and width of the images, in pixels.
+
+    Raises:
+        ValueError: If the network has no backbone, does not run at this size,
+            or computes something else on every run.
+    """
+    if not isinstance(getattr(network, BACKBONE, None), nn.Module):
+        raise ValueError(
+            f'{type(network).__name__} has no module named {BACKBONE!r}, '
+            'where tokens are looked for; give the model of a classifier'
+        )
+    network.eval()
+    images = torch.randn(2, 3, *size)
+    calls, output = _run(network, images)
+    _, again = _run(network, images)
+    if not all(map(torch.equal, _tensors(output), _tensors(again))):
+        raise ValueError(
+            f'{type(network).__name__} computes something else every time it '
+            'sees the same images (a random mask?), so that its tokens belong '
+            'to no fixed places of the image'
+        )
+    sources = _token_sources(calls, size)
+    logits = _logits(calls, output)
+    last = _tensors(output)[-1]
+    if logits is None:
+        return NetworkTrace(sources, None, None, tuple(last.shape[1:]))
+    return NetworkTrace(sources, logits, last.shape[1])
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """All tensors of a nested output."""
+    if isinstance(output, dict):
+        output = list(output.values())
+    if isinstance(output, (tuple, list)):
+        return [tensor for item in output for tensor in _tensors(item)]
+    return [output] if isinstance(output, Tensor) else []
+
+
+def _run(network: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
+    """Calls of the network's modules, in the order in which they end."""
+    calls: list[_Call] = []
+    stack: list[_Call] = []
+    lengths: dict[int, int] = {}
+
+    def enter(name: str, module: nn.Module, args: tuple) -> None:
+        caller = stack[-1].name if stack else ''
+        stack.append(_Call(name, caller, isinstance(module, nn.Sequential)))
+        if args:
+            _note_prefix(args[0], lengths)
+
+    def leave(module: nn.Module, args: tuple, output: Any) -> None:
+        call = stack.pop()
+        _note_prefix(output, lengths)
+        calls.append(call)
+        if not isinstance(output, Tensor):
+            return
+        call.shape = tuple(output.shape)
+        if output.dim() == 3:
+            call.prefix = lengths[output.shape[1]]
+        if output.dim() == 2 and call.name.startswith(HEAD):
+            call.logits = output
+
+    hooks = []
+    for name, module in network.named_modules():
+        hooks.append(
+            module.register_forward_pre_hook(
+                lambda module, args, name=name: enter(name, module, args)
+            )
+        )
+        hooks.append(module.register_forward_hook(leave))
+    try:
+        return calls, network(images)
+    except Exception as error:
+        where = stack[-1].name if stack else ''
+        size = 'x'.join(str(s) for s in images.shape[2:])
+        raise ValueError(
+            f'{type(network).__name__} does not run on images of {size} '
+            f'pixels, in {where or "its forward"} '
+            f'({type(error).__name__}: {error})'
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _note_prefix(value: Any, lengths: dict[int, int]) -> None:
+    """Count the prefix tokens of the first sequence of every length."""
+    if not isinstance(value, Tensor) or value.dim() != 3:
+        return
+    if len(value) == 2 and value.shape[1] not in lengths:
+        alike = (value[0] == value[1]).all(dim=1).tolist()
+        lengths[value.shape[1]] = (alike + [False]).index(False)
+    else:
+        lengths.setdefault(value.shape[1], 0)
+
+
+def _token_sources(
+    calls: list[_Call], size: tuple[int, int]
+) -> tuple[TokenSource, ...]:
+    """The last source of every grid, in the order of the forward."""
+    times = Counter(call.name for call in calls)
+    parts = {call.name for call in calls if call.caller == BACKBONE}
+    # A sequence of sequences is a list of stages.
+    lists = {c.name for c in calls if c.sequential and c.name in parts}
+    parts |= {c.name for c in calls if c.sequential and c.caller in lists}
+    by_grid: dict[tuple[int, int], TokenSource] = {}
+    for call in calls:
+        # Several calls of a module are several records.
+        if call.name in parts and times[call.name] == 1:
+            for tokens in _stage_tokens(call, calls, size):
+                by_grid.pop(tokens.hw, None)
+                by_grid[tokens.hw] = tokens
+    return tuple(by_grid.values())
+
+
+def _stage_tokens(
+    stage: _Call, calls: list[_Call], size: tuple[int, int]
+) -> Iterator[TokenSource]:
+    """Tokens of a module that the backbone calls, its last block's first."""
+    own = _tokens_of(stage, size)
+    block = re.compile(rf'{re.escape(stage.name)}\.\w+\.\d+')
+    blocks = [
+        call
+        for call in calls
+        if call.caller == stage.name and block.fullmatch(call.name)
+    ]
+    inner = _tokens_of(blocks[-1], size) if blocks else None
+    if inner and (own is None or inner.hw != own.hw):
+        yield inner
+    if own:
+        yield own
+
+
+def _tokens_of(call: _Call, size: tuple[int, int]) -> TokenSource | None:
+    """Tokens of an output, None if it has none."""
+    shape = call.shape
+    hw: tuple[int, int] | None
+    if len(shape) == 4 and shape[0] == 2:
+        hw, is_map, channels = (shape[2], shape[3]), True, shape[1]
+    elif len(shape) == 3 and shape[0] == 2:
+        hw = _grid(shape[1] - call.prefix, size)
+        is_map, channels = False, shape[2]
+    else:
+        return None
+    if hw is None or hw[0] * hw[1] < 2 or not _is_grid_of(hw, size):
+        return None
+    return TokenSource(call.name, hw, channels, call.prefix, is_map)
+
+
+def _grid(count: int, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Grid of ``count`` tokens with the aspect ratio of the image."""
+    height = max(round(math.sqrt(count * size[0] / size[1])), 1)
+    return (height, count // height) if count % height == 0 else None
+
+
+def _is_grid_of(hw: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether the cells of a grid are square, up to rounding."""
+    strides = [pixels / cells for pixels, cells in zip(size, hw)]
+    return abs(size[1] / strides[0] - hw[1]) <= 1 and min(strides) >= 1
+
+
+def _logits(calls: list[_Call], output: Any) -> str | None:
+    """The first module of the head that puts out the prediction itself."""
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        return None
+    for call in calls:
+        logits = call.logits
+        if logits is not None and torch.equal(logits, output):
+            return call.name
+    return None

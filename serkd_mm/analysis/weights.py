@@ -1,0 +1,71 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Weights that a pair is tried with; nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.model import BaseModel
+
+from ..models.algorithms.teacher import load_teacher_weights
+from .findings import PairReport
+
+
+def initialise(student: BaseModel, cfg: Config, report: PairReport) -> str:
+    """Start the student as training does, without reading checkpoints."""
+    key = 'model.architecture'
+    for path, initial in _pretrained(cfg.model.architecture, key):
+        if not initial.get('checkpoint'):
+            report.problem(
+                f'{path}.checkpoint',
+                'names no weights to start from, so that training stops; '
+                'write their path or URL',
+            )
+        report.notes.append(
+            f'The weights of {path} were not read; the student was tried '
+            'with random ones.'
+        )
+        return 'random (see notes)'
+    student.init_weights()
+    return 'as training starts'
+
+
+def _pretrained(model: Any, key: str) -> Iterator[tuple[str, dict]]:
+    """All ``init_cfg`` that read a checkpoint, with their place."""
+    if not isinstance(model, dict):
+        return
+    for name, value in model.items():
+        path = f'{key}.{name}'
+        if name == 'init_cfg' and isinstance(value, dict):
+            if value.get('type') == 'Pretrained':
+                yield path, value
+        else:
+            yield from _pretrained(value, path)
+
+
+def load_teacher(
+    teacher: BaseModel, cfg: Config, random_teacher: bool, report: PairReport
+) -> str:
+    """Load the teacher's checkpoint where that needs no download."""
+    path, key = cfg.model.get('teacher_ckpt'), 'model.teacher_ckpt'
+    if random_teacher:
+        return 'RANDOM (as asked for)'
+    if path is None:
+        if not cfg.model.get('allow_random_teacher'):
+            report.problem(key, 'is not set, so that training stops')
+        return 'RANDOM (no checkpoint)'
+    if '://' in path:
+        return 'RANDOM (not downloaded)'
+    if not Path(path).expanduser().is_file():
+        report.problem(key, f'{path!r} is not a file, so that training stops')
+        return 'RANDOM (no such file)'
+    revise = cfg.model.get('teacher_revise_keys', ())
+    try:
+        load_teacher_weights(teacher, path, revise)
+    except Exception as error:
+        report.problem(key, error)
+        return 'RANDOM (does not fit)'
+    return path

@@ -1,0 +1,106 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Pairings of the model zoo's families, each built and run as suggested.
+
+By default every family is a teacher once and a student once;
+``pytest --all-pairs tests/analysis/test_pairings.py`` runs all of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmrazor.registry import MODELS
+from torch import nn
+
+from serkd_mm.analysis import config_text, suggest
+from serkd_mm.analysis.pair import random_batch
+
+# The smallest of each.
+FAMILIES = {
+    'ResNet': 'resnet18_8xb32_in1k',
+    'RegNet': 'regnetx-400mf_8xb128_in1k',
+    'ConvNeXt': 'convnext-v2-atto_fcmae-pre_3rdparty_in1k',
+    'MobileNetV3': 'mobilenet-v3-small-050_3rdparty_in1k',
+    'EfficientNet': 'efficientnet-b0_3rdparty_8xb32_in1k',
+    'Swin': 'swin-tiny_16xb64_in1k',
+    'ViT': 'vit-base-p16_32xb128-mae_in1k',
+    'DeiT': 'deit-tiny-distilled_3rdparty_in1k',
+    'DeiT-III': 'deit3-small-p16_3rdparty_in1k',
+    'DINOv2': 'vit-small-p14_dinov2-pre_3rdparty',
+    'MAE': 'vit-base-p16_mae-1600e-pre_8xb128-coslr-100e_in1k',
+    'TinyViT': 'tinyvit-5m_3rdparty_in1k',
+}
+# How far apart teacher and student are in the list, where not all are tried.
+SHIFT = 5
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    names = list(FAMILIES)
+    everything = metafunc.config.getoption('--all-pairs')
+    shifts = range(len(names)) if everything else [SHIFT]
+    metafunc.parametrize(
+        ('teacher', 'student'),
+        [
+            (name, names[(index + shift) % len(names)])
+            for shift in shifts
+            for index, name in enumerate(names)
+        ],
+    )
+
+
+def build(cfg: Config) -> nn.Module:
+    """The algorithm as a runner builds it, without the checkpoints."""
+    cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
+    cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return MODELS.build(cfg.model).train()
+
+
+def watch(model: nn.Module) -> dict[str, tuple]:
+    """Shapes that the connectors will give."""
+    shapes: dict[str, tuple] = {}
+    for name, connector in model.distiller.connectors.items():
+        connector.register_forward_hook(
+            lambda module, args, output, name=name: shapes.update(
+                {name: tuple(getattr(output, 'tokens', output).shape)}
+            )
+        )
+    return shapes
+
+
+@pytest.mark.slow
+def test_a_suggested_pair_builds_and_learns(
+    teacher: str, student: str, tmp_path: Path
+) -> None:
+    suggestion = suggest(FAMILIES[teacher], FAMILIES[student])
+    path = tmp_path / 'pair.py'
+    path.write_text(config_text(suggestion, path))
+    cfg = Config.fromfile(path)
+    assert cfg.model.teacher_ckpt.startswith('https://download.openmmlab.com/')
+    model = build(cfg)
+    shapes = watch(model)
+    build_optim_wrapper(model, cfg.optim_wrapper)
+
+    data = random_batch(model.student, suggestion.size, 2)
+    losses = model(**model.data_preprocessor(data, True), mode='loss')
+
+    names = ['distill.loss_feature', 'distill.loss_distance']
+    names.append('distill.loss_angle')
+    logits = ['distill.loss_kd'] if teacher != 'DINOv2' else []
+    assert {n for n in losses if 'loss' in n} == {
+        'student.loss',
+        *logits,
+        *names,
+    }
+    assert all(0 < float(losses[n]) < 100 for n in ['student.loss', *names])
+    assert all(0 <= float(losses[name]) < 100 for name in logits)
+    assert suggestion.hw == (14, 14)
+    for side in ('student', 'teacher'):
+        assert shapes[f'{side}_tokens'][:2] == (2, 196)
+        assert shapes[f'{side}_superpixels'][:2] == (2, 49)
+    # The relations teach the student from its first layer on.
+    sum(losses[name] for name in names[1:]).backward()
+    first = next(iter(model.student.backbone.parameters()))
+    assert float(first.grad.abs().sum()) > 0

@@ -1,0 +1,244 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""What a suggestion says, and pairs that have to be refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+
+from serkd_mm.analysis import Suggestion, config_text, read_config, suggest
+from serkd_mm.models.algorithms.teacher import build_teacher
+
+ROOT = Path(__file__).resolve().parents[2]
+DINO = 'vit-small-p14_dinov2-pre_3rdparty'
+DEIT = 'deit-tiny-distilled_3rdparty_in1k'
+RESNET = 'resnet18_8xb32_in1k'
+CIFAR = 'resnet18_8xb16_cifar10'
+MAE = 'vit-base-p16_mae-1600e-pre_8xb128-coslr-100e_in1k'
+STUDENT = 'serkd_mm::quickstart/student.py'
+TEACHER = 'serkd_mm::quickstart/teacher.py'
+
+
+def load(suggestion: Suggestion, path: Path) -> Config:
+    path.write_text(config_text(suggestion, path))
+    return Config.fromfile(path)
+
+
+def notes(suggestion: Suggestion) -> str:
+    return ' '.join(suggestion.notes)
+
+
+@pytest.fixture(scope='module')
+def to_deit() -> Suggestion:
+    return suggest(DINO, DEIT)
+
+
+@pytest.fixture(scope='module')
+def to_dino() -> Suggestion:
+    return suggest(RESNET, DINO)
+
+
+def test_the_config_says_what_people_would_write(tmp_path: Path) -> None:
+    cfg = load(suggest(TEACHER, STUDENT), tmp_path / 'pair.py')
+    by_hand = Config.fromfile(ROOT / 'configs/quickstart/serkd.py')
+
+    expected = by_hand.model.distiller
+    # The leaf's own choice, and what is the default.
+    expected.distill_losses.loss_kd.tau = 1.0
+    for chain in expected.connectors.values():
+        for part in chain if isinstance(chain, list) else [chain]:
+            part.pop('num_iters', None)
+    found = cfg.model.distiller
+    assert found.pop('_scope_') == 'mmrazor'
+    assert found == expected
+    assert (
+        cfg.model.architecture.backbone == by_hand.model.architecture.backbone
+    )
+    assert cfg.train_dataloader == by_hand.train_dataloader
+    assert cfg.optim_wrapper == by_hand.optim_wrapper
+    assert cfg.custom_imports['imports'] == ['serkd_mm']
+
+
+def plain(value: Any) -> Any:
+    """Without the scopes that MMEngine gives to configs of a package."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items() if k != '_scope_'}
+    return [plain(v) for v in value] if isinstance(value, list) else value
+
+
+def test_the_students_config_gives_data_and_schedule(tmp_path: Path) -> None:
+    cfg = load(suggest(RESNET, CIFAR), tmp_path / 'pair.py')
+    student = read_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
+
+    for name in ('train_dataloader', 'optim_wrapper', 'param_scheduler'):
+        assert plain(cfg[name]) == plain(student[name])
+    assert plain(cfg.model.architecture) == plain(student.model)
+    assert cfg.model.input_size == 32
+
+
+def test_other_classes_leave_the_logits_out(tmp_path: Path) -> None:
+    suggestion = suggest(RESNET, CIFAR)
+
+    assert 'the student has 10 classes, the teacher 1000' in notes(suggestion)
+    distiller = load(suggestion, tmp_path / 'pair.py').model.distiller
+    assert 'loss_kd' not in distiller.distill_losses
+    assert 'loss_kd' not in distiller.loss_forward_mappings
+    assert list(distiller.student_recorders) == ['tokens']
+
+
+def test_a_teacher_without_head_leaves_the_logits_out(
+    to_deit: Suggestion, tmp_path: Path
+) -> None:
+    assert to_deit.teacher_logits is to_deit.student_logits is None
+    assert 'No loss_kd: the teacher has no classification' in notes(to_deit)
+    cfg = load(to_deit, tmp_path / 'pair.py')
+    assert 'loss_kd' not in cfg.model.distiller.distill_losses
+    # Nothing else would train the second head.
+    assert cfg.model.architecture.head.type == 'DeiTDistillHead'
+    assert cfg.model.architecture.head.label_dist_head is True
+
+
+def test_grids_that_differ_are_resized(
+    to_deit: Suggestion, tmp_path: Path
+) -> None:
+    cfg = load(to_deit, tmp_path / 'pair.py')
+
+    connectors = cfg.model.distiller.connectors
+    resizer = dict(type='TokenResizer', hw=(14, 14))
+    assert connectors.teacher_superpixels[1] == resizer
+    assert connectors.teacher_tokens[1] == resizer
+    assert [part.type for part in connectors.student_superpixels] == [
+        'VisualTokens',
+        'SuperpixelTokenizer',
+    ]
+    assert "teacher's 16x16 tokens are resized to 14x14" in notes(to_deit)
+    assert 'for 518x518 pixels; here it sees 224x224' in notes(to_deit)
+
+
+def test_a_student_without_head_data_and_schedule_gets_them(
+    to_dino: Suggestion, tmp_path: Path
+) -> None:
+    cfg = load(to_dino, tmp_path / 'pair.py')
+
+    assert cfg.model.architecture.head == dict(
+        type='LinearClsHead', num_classes=1000, in_channels=384
+    )
+    assert cfg.model.distiller.student_recorders.logits.source == 'head.fc'
+    initial = cfg.model.architecture.backbone.init_cfg
+    assert initial.checkpoint.endswith(
+        'dinov2-pre_3rdparty_20230426-5641ca5a.pth'
+    )
+    assert cfg.train_dataloader.dataset.type == 'ImageNet'
+    assert cfg.train_cfg.max_epochs == 300
+    # Its own img_size is another one.
+    assert cfg.model.input_size == 224
+    assert 'has no data and no schedule' in notes(to_dino)
+
+
+def test_a_pooled_map_stands_before_an_added_head(tmp_path: Path) -> None:
+    student = tmp_path / 'headless.py'
+    student.write_text(
+        "_base_ = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'\n"
+        'model = dict(head=None, neck=None)\n'
+    )
+
+    suggestion = suggest(CIFAR, str(student))
+
+    cfg = load(suggestion, tmp_path / 'pair.py')
+    assert cfg.model.architecture.neck.type == 'GlobalAveragePooling'
+    assert cfg.model.architecture.head.in_channels == 512
+    assert cfg.train_dataloader.dataset.type == 'CIFAR10'
+
+
+def test_the_prediction_of_two_heads_is_their_mean() -> None:
+    suggestion = suggest(DEIT, RESNET)
+
+    assert suggestion.teacher_logits == 'head'
+    assert suggestion.student_logits == 'head.fc'
+
+
+def test_a_fine_tuned_student_starts_where_it_started(tmp_path: Path) -> None:
+    suggestion = suggest(RESNET, MAE)
+
+    backbone = load(
+        suggestion, tmp_path / 'pair.py'
+    ).model.architecture.backbone
+    assert backbone.init_cfg.checkpoint.startswith('https://')
+    assert 'coslr-1600e' in backbone.init_cfg.checkpoint
+    assert backbone.arch == 'base'
+
+
+def test_configs_of_ones_own_are_found_from_where_the_new_one_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    out = tmp_path / 'deep' / 'pair.py'
+    out.parent.mkdir()
+    names = [f'configs/quickstart/{n}.py' for n in ('teacher', 'student')]
+
+    suggestion = suggest(*names)
+
+    monkeypatch.chdir(tmp_path)
+    cfg = load(suggestion, out)
+    assert cfg.model.architecture.backbone.arch.embed_dims == 48
+    assert build_teacher(cfg.model.teacher).backbone.embed_dims == 96
+    assert cfg.model.teacher_ckpt == 'TEACHER.pth'
+    assert 'into model.teacher_ckpt' in notes(suggestion)
+    assert 'label_dist_head' not in cfg.model.architecture.head
+
+
+def test_a_mask_in_pre_training_does_not_reach_the_teacher() -> None:
+    suggestion = suggest('mae_vit-base-p16_8xb512-amp-coslr-300e_in1k', RESNET)
+
+    assert suggestion.teacher_tokens.source == 'backbone.ln1'
+    assert suggestion.teacher_tokens.hw == (14, 14)
+    assert suggestion.teacher_logits is None
+
+
+@pytest.mark.parametrize('fixture', ['to_deit', 'to_dino'])
+def test_the_text_is_in_the_style_of_the_configs(
+    fixture: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path = tmp_path / 'pair.py'
+    path.write_text(config_text(request.getfixturevalue(fixture), path))
+
+    for command in (['format', '--diff'], ['check']):
+        done = subprocess.run(
+            [
+                *(sys.executable, '-m', 'ruff', *command),
+                *('--config', str(ROOT / 'pyproject.toml'), str(path)),
+            ],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
+
+
+# -- pairs that cannot be ---------------------------------------------------
+
+
+def test_a_student_that_labels_cannot_train_is_refused() -> None:
+    with pytest.raises(ValueError, match='a MAE whose head gives no logits'):
+        suggest(RESNET, 'mae_vit-base-p16_8xb512-amp-coslr-300e_in1k')
+
+
+def test_a_teacher_that_takes_other_images_is_refused() -> None:
+    with pytest.raises(ValueError, match='does not run') as error:
+        suggest('tinyvit-5m_3rdparty_in1k', DEIT, size=(224, 256))
+    message = str(error.value)
+    assert message.startswith('teacher tinyvit-5m_3rdparty_in1k: ')
+    assert '224x256 pixels, in backbone.stages.1.blocks.0' in message
+    assert 'give --size' in message
+
+
+def test_a_network_that_needs_another_package_says_so(tmp_path: Path) -> None:
+    config = tmp_path / 'no.py'
+    config.write_text("model = dict(type='NoSuchModel', backbone=dict(a=1))")
+
+    with pytest.raises(ValueError, match=r'the teacher .*no\.py does not bu'):
+        suggest(str(config), RESNET)
