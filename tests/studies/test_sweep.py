@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 
 from serkd_mm.studies import Run, Study, Sweep, runs_of
 from serkd_mm.studies import sweep as sweep_module
-from serkd_mm.studies.process import lock, slot_environment
+from serkd_mm.studies.process import RunError, lock, slot_environment
 
 from .fakes import launcher, started, starts, write_config, write_study
 
@@ -292,6 +295,25 @@ def test_a_run_that_another_process_trains_is_left_to_it(
     assert list(failures) == ['a seed 1']
     assert 'another process is training it' in failures['a seed 1']
     assert started(tmp_path) == ['b/seed-1', 'a/seed-2', 'b/seed-2']
+
+
+def test_a_training_is_held_even_if_its_sweep_dies(tmp_path: Path) -> None:
+    sleeper = launcher()
+    command = [sys.executable, '-c', 'import time; time.sleep(60)']
+    with ThreadPoolExecutor(1) as pool:
+        with lock(tmp_path) as held:
+            code = pool.submit(
+                sleeper.call, command, tmp_path / 'log', 0, held
+            )
+            while not sleeper._processes:
+                time.sleep(0.01)
+        with pytest.raises(RunError, match='another process'), lock(tmp_path):
+            pass
+        sleeper.stop()
+
+        assert code.result() == -signal.SIGTERM
+    with lock(tmp_path):
+        pass
 
 
 def test_an_interruption_ends_the_trainings(
