@@ -159,7 +159,8 @@ def step(cfg: Config, model: nn.Module, size: int = 2) -> dict[str, Tensor]:
     before = {n: p.detach().clone() for n, p in trainable.items()}
     optimizer.step()
     assert any(not torch.equal(p, before[n]) for n, p in trainable.items())
-    return losses
+    # What else is logged is no loss.
+    return {name: value for name, value in losses.items() if 'loss' in name}
 
 
 def of(table: dict[str, Any], name: str, default: Any) -> Any:
