@@ -64,6 +64,7 @@ LOSSES_OF = {
         for folder in ('cifar10', 'digits')
         for method, losses in (
             ('fitnet', 'kd feature'),
+            ('fitnet-only', 'feature'),
             ('hard', 'kd'),
             ('kd', 'kd'),
             ('rkd', 'kd distance angle'),
