@@ -195,6 +195,7 @@ if __name__ == '__main__':
         python_requires='>=3.9',
         install_requires=install_requires(),
         extras_require=EXTRAS_REQUIRE,
+        entry_points={'console_scripts': ['serkd=serkd_mm.cli:main']},
         cmdclass={'build_py': BuildWithMim},
         zip_safe=False,
     )

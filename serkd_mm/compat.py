@@ -14,7 +14,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,8 @@ from mmengine import hub
 from mmengine.config import Config
 from mmengine.device import get_device
 from torch import nn
+
+from .paths import own_folder
 
 
 def apply() -> None:
@@ -137,9 +138,7 @@ def own_config_path(name: str) -> str:
     Raises:
         FileNotFoundError: If there is no such config.
     """
-    package = Path(__file__).resolve().parent
-    installed = package / '.mim' / 'configs'
-    folder = installed if installed.is_dir() else package.parent / 'configs'
+    folder = own_folder('configs')
     path = folder / name[len(_CONFIG_PREFIX) :]
     if not path.is_file():
         known = sorted(

@@ -23,7 +23,10 @@ BENCHMARKS = ('relation', 'superpixel', 'step', 'peers')
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog='example: python tools/benchmark.py step --threads 2',
+    )
     parser.add_argument('benchmark', choices=BENCHMARKS)
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument(

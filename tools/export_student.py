@@ -12,7 +12,10 @@ from serkd_mm.engine.export import export_student
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Write the student of a run as MMPretrain keeps its models'
+        description='Write the student of a run as MMPretrain keeps its '
+        'models',
+        epilog='example: python tools/export_student.py '
+        'work_dirs/serkd_deit-s student.pth --onnx',
     )
     parser.add_argument(
         'source', help='checkpoint, or work directory with one'

@@ -23,21 +23,22 @@ import matplotlib
 
 matplotlib.use('Agg')
 
+import cv2  # noqa: E402
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
-from mmengine.registry import init_default_scope  # noqa: E402
 from mmpretrain.registry import DATASETS  # noqa: E402
-from mmrazor.registry import MODELS  # noqa: E402
 
 import serkd_mm  # noqa: E402, F401
-from serkd_mm.visualization import (  # noqa: E402
-    draw_superpixels,
-    superpixel_assignments,
-    superpixel_labels,
+from serkd_mm.visualization.sheet import (  # noqa: E402
+    draw_sheet,
+    enlarged,
+    superpixel_rows,
+    superpixels_of_images,
 )
+from serkd_mm.visualization.tool import load_algorithm  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = {
@@ -196,51 +197,22 @@ def draw_curves(results: dict[str, dict], path: Path) -> None:
 def draw_pairs(out: Path, epochs: int, path: Path, columns: int = 8) -> None:
     """Superpixels of teacher and student on one image of eight classes."""
     cfg = Config.fromfile(ROOT / 'configs/quickstart/serkd.py')
-    init_default_scope(cfg.default_scope)
     MMLogger.get_current_instance().setLevel('WARNING')
     cfg.model.teacher_ckpt = str(checkpoint(out, 'teacher', epochs))
-    cfg.model.data_preprocessor = cfg.data_preprocessor
-    model = MODELS.build(cfg.model).eval()
-    trained = torch.load(checkpoint(out, 'serkd', epochs), map_location='cpu')
-    model.load_state_dict(trained['state_dict'])
+    model = load_algorithm(cfg, str(checkpoint(out, 'serkd', epochs)))
     dataset = DATASETS.build(cfg.val_dataloader.dataset)
     labels = dataset.get_gt_labels()
     chosen = [int(np.flatnonzero(labels == c)[0]) for c in range(columns)]
-    samples = [dataset[index] for index in chosen]
-    batch = model.data_preprocessor(
-        {'inputs': torch.stack([sample['inputs'] for sample in samples])}
-    )['inputs']
-    assignments = superpixel_assignments(model, batch)
-    scale = 6
-    images = [
-        np.kron(
-            dataset.get_data_info(i)['img'], np.ones((scale, scale, 1))
-        ).astype(np.uint8)
-        for i in chosen
-    ]
-    rows = {'image': images}
-    for side in ('teacher', 'student'):
-        maps = superpixel_labels(
-            assignments[side], images[0].shape[:2]
-        ).numpy()
-        rows[f'{side}: superpixels'] = [
-            draw_superpixels(image, labels)
-            for image, labels in zip(images, maps)
-        ]
-    figure, axes = plt.subplots(
-        len(rows),
-        columns,
-        figsize=(1.25 * columns, 1.4 * len(rows)),
-        layout='constrained',
-    )
-    for row, (title, pictures) in zip(axes, rows.items()):
-        for axis, picture in zip(row, pictures):
-            axis.imshow(picture)
-            axis.set_xticks([])
-            axis.set_yticks([])
-        row[0].set_ylabel(title, fontsize=8)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    images = [enlarged(dataset.get_data_info(i)['img']) for i in chosen]
+    size = tuple(dataset[chosen[0]]['inputs'].shape[-2:])
+    superpixels = superpixels_of_images(model, images, size)
+    rows = {
+        name: pictures
+        for name, pictures in superpixel_rows(images, superpixels).items()
+        if name.endswith('outlines')
+    }
+    sheet = draw_sheet({'image': images, **rows})
+    cv2.imwrite(str(path), sheet[..., ::-1])
 
 
 if __name__ == '__main__':

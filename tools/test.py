@@ -20,7 +20,11 @@ from serkd_mm.engine.launch import (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Evaluate a checkpoint')
+    parser = argparse.ArgumentParser(
+        description='Evaluate a checkpoint',
+        epilog='example: python tools/test.py configs/quickstart/serkd.py '
+        'work_dirs/quickstart/serkd/epoch_40.pth',
+    )
     add_runner_arguments(parser)
     parser.add_argument('checkpoint', help='path or URL of the checkpoint')
     parser.add_argument('--out', help='file to write results to (.json, .pkl)')

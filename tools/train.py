@@ -17,7 +17,10 @@ from serkd_mm.engine.launch import (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train a config')
+    parser = argparse.ArgumentParser(
+        description='Train a config',
+        epilog='example: python tools/train.py configs/serkd_deit-s.py --amp',
+    )
     add_runner_arguments(parser)
     parser.add_argument(
         '--resume',

@@ -52,7 +52,8 @@ def main(root: Path, arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description='Experiments over seeds, and the tables of the paper'
+        description='Experiments over seeds, and the tables of the paper',
+        epilog='example: python tools/ablate.py run digits --jobs 2',
     )
     commands = parser.add_subparsers(dest='command', required=True)
     for name, text in (

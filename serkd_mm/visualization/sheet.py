@@ -130,7 +130,7 @@ def superpixel_rows(
     """
     return {
         f'{title}{side}: {what}': [
-            draw_superpixels(_enlarged(image), _enlarged(found), mode, YELLOW)
+            draw_superpixels(image, found, mode, YELLOW)
             for image, found in zip(images, labels[side])
         ]
         for side in ('teacher', 'student')
@@ -167,7 +167,7 @@ def draw_sheet(
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
         for axes, picture in zip(line, pictures):
-            axes.imshow(_enlarged(picture)[..., ::-1])
+            axes.imshow(picture[..., ::-1])
         line[0].set_ylabel(name.replace(': ', ':\n'), fontsize=7)
     for axes, caption in zip(grid[0], captions):
         axes.set_title(caption, fontsize=7)
@@ -177,7 +177,11 @@ def draw_sheet(
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _enlarged(pixels: np.ndarray) -> np.ndarray:
-    """A small image, each pixel a square of pixels."""
-    factor = -(-SMALLEST // max(pixels.shape[:2]))
-    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """A small image with each pixel a square of pixels; others as they are.
+
+    Outlines are then thin lines; networks see what they saw before, as
+    resizing takes the squares together again.
+    """
+    factor = -(-SMALLEST // max(image.shape[:2]))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)

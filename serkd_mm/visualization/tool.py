@@ -26,6 +26,7 @@ from .sheet import (
     agreement_of,
     clustering,
     draw_sheet,
+    enlarged,
     superpixel_rows,
     superpixels_of_images,
 )
@@ -66,7 +67,7 @@ def visualize(
             its image, or the checkpoint does not belong to the config.
     """
     paths = _find_images(images)
-    pictures = [read_image(str(path)) for path in paths]
+    pictures = [enlarged(read_image(str(path))) for path in paths]
     cfg = read_config(config)
     cfg.merge_from_dict(cfg_options or {})
     model = load_algorithm(cfg, checkpoint)

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from ...visualization.sheet import (
     agreement_of,
     draw_sheet,
+    enlarged,
     superpixel_rows,
     superpixels_of_images,
 )
@@ -79,8 +80,8 @@ class SuperpixelVisHook(Hook):
             inputs = [dataset[int(index)]['inputs'] for index in chosen]
             self._input_hw = tuple(inputs[0].shape[-2:])
         if isinstance(self._source, int):
-            return [np.ascontiguousarray(x.permute(1, 2, 0)) for x in inputs]
-        return [read_image(path) for path in self._source]
+            return [enlarged(x.permute(1, 2, 0).numpy()) for x in inputs]
+        return [enlarged(read_image(path)) for path in self._source]
 
     def _draw(self, runner: Runner, epoch: int) -> None:
         model = runner.model
