@@ -39,14 +39,14 @@ def main() -> None:
             f'{", ".join(COMMANDS)} (serkd --help says more)'
         )
     tool = own_folder('tools') / f'{COMMANDS[command][0]}.py'
-    sys.argv = [f'serkd {command}', *rest]
+    sys.argv = [str(tool), *rest]
     runpy.run_path(str(tool), run_name='__main__')
 
 
 def usage() -> str:
     """What ``serkd --help`` prints."""
     lines = [
-        f'  {command:10} {what:26} serkd {command} {example}'
+        f'  {command:11}{what:25}serkd {command} {example}'
         for command, (_, what, example) in COMMANDS.items()
     ]
     return '\n'.join([
@@ -54,8 +54,8 @@ def usage() -> str:
         '',
         *lines,
         '',
-        'serkd COMMAND --help tells the options of a command. Several GPUs: '
-        'tools/dist_train.sh.',
+        'serkd COMMAND --help tells the options of a command.',
+        'On several GPUs: tools/dist_train.sh CONFIG GPUS.',
     ])  # fmt: skip
 
 

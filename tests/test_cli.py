@@ -27,9 +27,10 @@ def test_every_command_explains_itself(
         run(monkeypatch, command, '--help')
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert f'usage: serkd {command}' in shown
+    tool = f'{cli.COMMANDS[command][0]}.py'
+    assert f'usage: {tool}' in shown
     # One example each.
-    assert f'python tools/{cli.COMMANDS[command][0]}.py ' in shown
+    assert f'python tools/{tool} ' in shown
 
 
 @pytest.mark.parametrize('arguments', [(), ('--help',)])
