@@ -32,6 +32,9 @@ def config_errors(cfg: Config) -> Iterator[None]:
     original = cfg.to_dict()
     try:
         yield
+    except FloatingPointError:
+        # Of the numbers of a training, which no key is to blame for.
+        raise
     except Exception as error:
         path = _locate(error, original)
         noted = error if path is None else _add(error, path, original)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import Runner
@@ -19,6 +20,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from serkd_mm.engine import replay
+from serkd_mm.engine.config_errors import config_errors
 from serkd_mm.engine.hooks import non_finite_hook
 from tests.engine.runners import images, loader, make_runner
 from tests.models.builders import (
@@ -174,6 +176,17 @@ def test_value_and_gradient_are_both_looked_at(
         dict(untouched.model.state_dict()),
         rtol=0,
         atol=0,
+    )
+
+
+def test_no_key_of_the_config_is_blamed(tmp_path: Path) -> None:
+    cfg = Config(dict(model=algorithm_config()))
+
+    with pytest.raises(FloatingPointError) as error, config_errors(cfg):
+        run(tmp_path, copy.deepcopy(cfg.model), batches(1, bad=(0,)), dict())
+
+    assert str(error.value).endswith(
+        "default_hooks.non_finite.action='skip' would leave such updates out"
     )
 
 

@@ -216,8 +216,13 @@ class NonFiniteHook(Hook):
             f'{runner.iter + 1} (epoch {runner.epoch + 1}): '
             f'{" | ".join(filter(None, texts))}'
         )
-        if stop or self.action == 'stop':
+        if stop:
             raise FloatingPointError(text)
+        if self.action == 'stop':
+            raise FloatingPointError(
+                f"{text}; default_hooks.non_finite.action='skip' would leave "
+                'such updates out'
+            )
         self._spoiled = True
         runner.logger.warning(f'No update, as {text}')
 
