@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import cv2
@@ -16,15 +15,7 @@ from mmrazor.registry import MODELS as MMRAZOR_MODELS
 
 from serkd_mm.engine.export import export_student
 
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / 'README.md').read_text()
-
-
-def python_block(containing: str, page: Path = ROOT / 'README.md') -> str:
-    """The one Python block of a page that holds a text."""
-    blocks = re.findall(r'```python\n(.*?)```', page.read_text(), flags=re.S)
-    (block,) = [b for b in blocks if containing in b]
-    return block
+from .pages import ROOT, links, python_block
 
 
 def build_random(cfg: Config) -> torch.nn.Module:
@@ -75,8 +66,9 @@ def test_the_added_loss_is_computed(tmp_path, example_loss):
 
 
 def test_every_file_that_the_readme_links_to_exists():
-    for target in re.findall(r'\]\((?!https?:)([^)#]+)\)', README):
-        assert (ROOT / target).exists(), target
+    targets = links(ROOT / 'README.md')
+    assert targets
+    assert [path for path in targets if not path.exists()] == []
 
 
 def _labelled(label: int):
