@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +17,14 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.optimizer import amp_optimizer_wrapper as amp
 from mmengine.runner import loops
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch.utils.data import Dataset, IterableDataset
 
 from tests.engine.runs import build_runner, log_of
+from tests.jobs import free_port
 from tests.models import builders
 
 IMAGES, BATCH, EPOCHS = 10, 2, 3
@@ -252,6 +258,34 @@ def test_gradients_of_an_unfinished_accumulation_are_kept(
     train_in_two(tmp_path, (LENGTH, 7), optim=dict(accumulative_counts=3))
 
 
+def test_the_gradient_scaler_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MMEngine's mixed precision is for CUDA; here it is on the CPU."""
+    scaler = getattr(torch.amp, 'GradScaler', None)
+    if scaler is None:
+        pytest.skip('this torch has gradient scalers for CUDA only')
+    monkeypatch.setattr(amp, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(
+        amp, 'GradScaler', functools.partial(scaler, device='cpu')
+    )
+    mixed = dict(
+        type='AmpOptimWrapper',
+        dtype='bfloat16',
+        loss_scale=dict(init_scale=256.0, growth_interval=2),
+    )
+
+    train_in_two(tmp_path, (LENGTH + 2,), optim=mixed)
+
+    scales = [
+        torch.load(tmp_path / 'whole' / f'iter_{stop}.pth')['optimizer'][
+            'loss_scaler'
+        ]['scale']
+        for stop in (1, LENGTH + 2, TOTAL)
+    ]
+    assert scales == [256.0, 2048.0, 32768.0]
+
+
 class DrawsInBetween(Hook):
     """What an evaluation, a picture or a check may do to the generators."""
 
@@ -419,3 +453,56 @@ def test_a_loader_without_batches_trains_with_a_warning(
     )
 
     assert 'Resuming will not be exact' in log_of(tmp_path)
+
+
+# Both runs by two processes; one of them compares.
+TWO_PROCESSES = """
+from pathlib import Path
+import torch.distributed
+import serkd_mm
+from tests.engine.hooks.test_exact_resume_hook import (
+    PERSISTENT, differences, state_of, train
+)
+
+torch.distributed.init_process_group('gloo')
+job = dict(
+    launcher='pytorch',
+    env_cfg=dict(dist_cfg=dict(backend='gloo')),
+    cfg=dict(
+        model_wrapper_cfg=dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+        )
+    ),
+    randomness=dict(seed=0, diff_rank_seed=True),
+    workers=PERSISTENT,
+)
+train(Path('whole'), **job)
+# Three batches of two images per epoch and process.
+stop = str(Path('whole') / 'iter_5.pth')
+runner = train(Path('part'), resume=True, load_from=stop, **job)
+if runner.rank == 0:
+    ends = [state_of(Path(name) / 'iter_9.pth') for name in ('whole', 'part')]
+    Path('differences').write_text(str(differences(*ends)))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_resume_exactly(tmp_path: Path) -> None:
+    (tmp_path / 'script.py').write_text(TWO_PROCESSES)
+    root = str(Path(__file__).resolve().parents[3])
+    launcher = ['-m', 'torch.distributed.run', '--nproc-per-node', '2']
+
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', *launcher]
+        + ['--master-port', str(free_port()), 'script.py'],
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': root, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / 'differences').read_text() == '[]'
