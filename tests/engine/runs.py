@@ -42,7 +42,7 @@ class Points(Dataset):
         return self.size
 
     def __getitem__(self, index: int) -> dict:
-        return dict(inputs=torch.full((3,), float(index)))
+        return dict(inputs=torch.full((3,), index / IMAGES))
 
 
 class Scores(BaseMetric):

@@ -14,8 +14,10 @@ from mmengine.optim import CosineAnnealingLR, LinearLR
 
 from serkd_mm.engine.schedule import fast_forward, replan
 from tests.engine.runs import (
+    BATCH,
     EPOCHS,
     STEPS,
+    Points,
     build_runner,
     log_of,
     validation,
@@ -178,6 +180,28 @@ def test_an_iteration_based_run_is_planned_anew(tmp_path: Path) -> None:
     rates(tmp_path / 'old', **cfg(3))
 
     assert resumed(tmp_path / 'old', tmp_path, 2, **cfg(4)) == expected[2:]
+
+
+def test_a_schedule_in_iterations_counts_those_of_another_batch_size(
+    tmp_path: Path,
+) -> None:
+    warmup = dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=100)
+
+    def cfg(batch_size: int) -> dict:
+        loader = dict(
+            batch_size=batch_size,
+            num_workers=0,
+            dataset=Points(),
+            sampler=dict(type='DefaultSampler', shuffle=True),
+        )
+        return dict(train_dataloader=loader, schedule=[warmup])
+
+    expected = rates(tmp_path / 'straight', **cfg(2 * BATCH))
+    rates(tmp_path / 'old', **cfg(BATCH))
+
+    rest = resumed(tmp_path / 'old', tmp_path, STEPS, **cfg(2 * BATCH))
+
+    assert rest == expected[STEPS // 2 :]
 
 
 FIXED_END = dict(type='CosineAnnealingLR', T_max=EPOCHS, end=EPOCHS)

@@ -92,6 +92,7 @@ class ExactResumeHook(Hook):
         """Find the place in the data and in the schedule."""
         if not runner._resume or self._batches is None:
             return
+        _check_optimizer(runner, checkpoint)
         meta = checkpoint['meta']
         self._start = find_position(runner, meta, meta.get(_KEY))
         replan(runner, checkpoint, len(runner.train_dataloader))
@@ -180,6 +181,27 @@ class _Counted(Iterator):
 def _unwrapped(runner: Runner) -> Any:
     model = runner.model
     return model.module if is_model_wrapper(model) else model
+
+
+def _check_optimizer(runner: Runner, checkpoint: dict) -> None:
+    """Refuse the optimizer state of other parameters."""
+    saved = checkpoint.get('optimizer', {}).get('param_groups')
+    groups = getattr(runner.optim_wrapper, 'optimizer', None)
+    if saved is None or groups is None:
+        return
+    theirs, own = (
+        [len(group['params']) for group in some]
+        for some in (saved, groups.param_groups)
+    )
+    if theirs != own:
+        held = 'teacher.' in ''.join(checkpoint['state_dict'])
+        raise ValueError(
+            'cannot resume: the optimizer of the checkpoint has groups of '
+            f'{theirs} parameters, that of the config {own}'
+            + (' (the checkpoint holds a teacher)' if held else '')
+            + '. To start a new run from its weights, give it as load_from '
+            'and leave resume off'
+        )
 
 
 def _accumulated_gradients(runner: Runner) -> dict[str, Tensor]:

@@ -151,6 +151,44 @@ def test_a_run_goes_on_after_a_save_that_failed(
     assert last(tmp_path) == 'epoch_3.pth'
 
 
+def test_what_was_to_be_kept_outlives_a_save_that_failed(
+    tmp_path: Path, failing: Any
+) -> None:
+    hook = dict(max_keep_ckpts=2, save_best='score', rule='greater')
+    runner = build_runner(
+        tmp_path, hooks=dict(checkpoint=hook), **validation(3, 2, 1)
+    )
+    (saver,) = (h for h in runner.hooks if hasattr(h, 'last_ckpt'))
+    save = saver._save_checkpoint
+
+    def going_on(*args: Any) -> None:
+        with contextlib.suppress(FailsError):
+            save(*args)
+
+    saver._save_checkpoint = going_on
+    # The third checkpoint, after five writes of epoch 1 and two of epoch 2.
+    failing(8)
+
+    runner.train()
+
+    kept = [BEST.format(1), 'epoch_1.pth', 'epoch_2.pth']
+    assert checkpoints_of(tmp_path) == kept
+
+
+def test_a_better_score_of_the_same_epoch_replaces_its_checkpoint(
+    tmp_path: Path,
+) -> None:
+    hook = dict(save_best='score', rule='greater')
+    runner = train(tmp_path, hooks=dict(checkpoint=hook))
+    (saver,) = (h for h in runner.hooks if hasattr(h, 'last_ckpt'))
+
+    for score in (1, 2):
+        saver.after_val_epoch(runner, dict(score=score))
+
+    info = torch.load(tmp_path / BEST.format(3))['message_hub']['runtime_info']
+    assert info['best_score'] == 2
+
+
 def test_best_checkpoints_replace_each_other(tmp_path: Path) -> None:
     hook = dict(save_best='score', rule='less', max_keep_ckpts=1)
 
@@ -331,6 +369,15 @@ def test_a_validation_that_was_not_due_is_not_made_up_for(
         load_from=str(tmp_path / 'epoch_1.pth'),
         **validation(1, interval=3),
     )
+
+    assert 'Validating first' not in log_of(tmp_path)
+
+
+def test_a_validation_that_ended_is_not_repeated(tmp_path: Path) -> None:
+    hooks = dict(checkpoint=dict(save_best='score', rule='greater'))
+    train(tmp_path, hooks=hooks, **validation(1, 2, 3))
+
+    train(tmp_path, hooks=hooks, resume=True, **validation(4))
 
     assert 'Validating first' not in log_of(tmp_path)
 

@@ -21,7 +21,7 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper as amp
 from mmengine.runner import loops
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, RandomSampler
 
 from tests.engine.runs import build_runner, log_of
 from tests.jobs import free_port
@@ -306,6 +306,32 @@ def test_random_numbers_that_others_draw_change_nothing(
     assert_same_end(tmp_path / 'alone' / name, tmp_path / 'among' / name)
 
 
+class Jitter(Hook):
+    """Draws that the run depends on, at the end of each epoch."""
+
+    def after_train_epoch(self, runner: Any) -> None:
+        with torch.no_grad():
+            for parameter in runner.model.parameters():
+                parameter += 0.01 * torch.randn(()) * random.random()
+
+
+def test_samplers_and_hooks_that_draw_for_themselves(tmp_path: Path) -> None:
+    images = Augmented()
+    loader = dict(
+        batch_size=BATCH,
+        num_workers=0,
+        dataset=images,
+        sampler=RandomSampler(images),
+    )
+
+    train_in_two(
+        tmp_path,
+        (LENGTH, LENGTH + 2),
+        train_dataloader=loader,
+        hooks=dict(jitter=Jitter()),
+    )
+
+
 def test_a_run_without_seed_keeps_the_order_of_its_images(
     tmp_path: Path,
 ) -> None:
@@ -335,7 +361,7 @@ def test_the_log_counts_on_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
         tmp_path / 'part',
         hooks=hooks,
         resume=True,
-        load_from=str(tmp_path / 'whole' / f'iter_{TOTAL - 2}.pth'),
+        load_from=str(tmp_path / 'whole' / f'iter_{LENGTH + 2}.pth'),
     )
 
     def lines(work_dir: Path) -> list[str]:
@@ -345,8 +371,9 @@ def test_the_log_counts_on_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
             if 'Epoch(train)' in line
         ]
 
-    assert len(lines(tmp_path / 'part')) == 2
-    assert lines(tmp_path / 'part') == lines(tmp_path / 'whole')[-2:]
+    rest = lines(tmp_path / 'part')
+    assert len(rest) == TOTAL - LENGTH - 2
+    assert rest == lines(tmp_path / 'whole')[LENGTH + 2 :]
 
 
 def seen_images(work_dir: Path, **overrides: Any) -> list[int]:
@@ -400,6 +427,38 @@ def test_a_checkpoint_of_mmengine_alone_is_resumed_with_a_word(
 
     assert len(rest) == (TOTAL - LENGTH - 2) * BATCH
     assert 'written without ExactResumeHook' in log_of(tmp_path / 'part')
+
+
+def mmrazor_model() -> torch.nn.Module:
+    """Distillation whose teacher is part of the model."""
+    cfg = builders.algorithm_config(type='SingleTeacherDistill')
+    cfg.pop('allow_random_teacher')
+    cfg['distiller']['type'] = 'ConfigurableDistiller'
+    cfg['architecture']['data_preprocessor'] = dict(type='ClsDataPreprocessor')
+    return MODELS.build(cfg)
+
+
+def test_of_a_checkpoint_with_teacher_the_weights_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), 'stochastic_model', mmrazor_model)
+        train(tmp_path / 'old', hooks=dict(resume=dict(type='IterTimerHook')))
+    path = tmp_path / 'old' / f'iter_{TOTAL}.pth'
+    old = torch.load(path)['state_dict']
+    assert any(key.startswith('teacher.') for key in old)
+
+    runner = stochastic_run(tmp_path / 'new', load_from=str(path))
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.call_hook('before_run')
+    runner.load_or_resume()
+    # Here MMPretrain's averaged weights become those of the model.
+    runner.call_hook('before_train')
+
+    state = runner.model.state_dict()
+    assert differences(state, {key: old[key] for key in state}) == []
+    with pytest.raises(ValueError, match='holds a teacher.*as load_from'):
+        train(tmp_path / 'new', resume=True, load_from=str(path))
 
 
 def test_another_dataset_is_mentioned(tmp_path: Path) -> None:
