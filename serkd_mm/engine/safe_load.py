@@ -153,11 +153,14 @@ def _load(file: BinaryIO, map_location: Any, name: str) -> Any:
 def _refuse_others(file: Any, name: str) -> None:
     """Refuse what is no checkpoint, or is read in other, less strict ways."""
     start = file.read(8)
+    zipped = zipfile.is_zipfile(file)
     kind = None
-    if _is_torchscript(file):
+    if zipped and _is_torchscript(file):
         kind = 'it is a TorchScript program, which torch.jit.load reads'
     elif _is_tar(file):
         kind = 'it is a tar archive, the format of torch before 0.2'
+    elif start[:2] == _ZIP and not zipped:
+        kind = 'it is damaged, its end is missing'
     elif start[:1] != _PICKLE and start[:2] != _ZIP:
         kind = f'it is no checkpoint, it begins with {start!r}'
     file.seek(0)
@@ -166,11 +169,8 @@ def _refuse_others(file: Any, name: str) -> None:
 
 
 def _is_torchscript(file: Any) -> bool:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile:
-        return False
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
     return any(name.split('/', 1)[-1] == 'constants.pkl' for name in names)
 
 

@@ -350,6 +350,16 @@ def test_a_file_that_is_no_checkpoint_is_refused(
     )
 
 
+def test_a_file_that_was_cut_off_is_refused(
+    reader: None, tmp_path: Path
+) -> None:
+    path = tmp_path / 'cut.pth'
+    torch.save(dict(a=torch.ones(1000)), path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(UnsafeCheckpointError, match='its end is missing'):
+        read(path)
+
+
 def test_all_that_a_file_asks_for_can_be_allowed_on_purpose(
     forgotten: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
