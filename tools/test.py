@@ -17,6 +17,7 @@ from serkd_mm.engine.launch import (
     leave_teacher_out,
     load_config,
 )
+from serkd_mm.engine.whole_checkpoint import require_whole_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,6 +51,7 @@ def main() -> None:
     with config_errors(cfg):
         check_data(cfg, ('test_dataloader',))
         runner = build_runner(cfg)
+        require_whole_checkpoint(runner)
         if args.out and args.out_item == 'pred':
             runner.test_evaluator.metrics.append(DumpResults(args.out))
         metrics = runner.test()

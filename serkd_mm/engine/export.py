@@ -23,6 +23,7 @@ from .graphs import check_onnx_packages, write_onnx, write_torchscript
 from .random_state import kept_random_state
 from .run_config import check_types, read_run_config
 from .student_config import image_size, student_architecture, student_config
+from .whole_checkpoint import first_differences
 
 _STUDENT = 'architecture.'
 
@@ -201,9 +202,8 @@ def _trained_student(cfg: Config, weights: dict, path: str) -> nn.Module:
     try:
         student.load_state_dict(weights)
     except RuntimeError as error:
-        what = ' '.join(str(error).split())
         raise ValueError(
-            f'{path} does not belong to its config: {what[:400]}'
+            f'{path} does not belong to its config: {first_differences(error)}'
         ) from None
     return student
 

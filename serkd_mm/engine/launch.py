@@ -22,6 +22,7 @@ from .config_errors import config_errors
 from .data_checks import check_data
 from .hooks import BrokenImagesHook
 from .student_config import student_architecture
+from .whole_checkpoint import require_whole_checkpoint
 
 # What MMEngine reads of a config beside the arguments of its runner.
 CONFIG_KEYS = (
@@ -117,6 +118,8 @@ def train(cfg: Config) -> nn.Module:
         runner = build_runner(cfg)
         check_batch_norm(cfg, runner.model)
         runner.register_hook(BrokenImagesHook())
+        if cfg.get('resume'):
+            require_whole_checkpoint(runner)
         return runner.train()
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import hashlib
+import runpy
+import sys
 from pathlib import Path
 
 import mmpretrain
@@ -14,8 +16,9 @@ from mmengine.config import Config
 from mmpretrain import ImageClassificationInferencer
 from mmrazor.registry import MODELS
 
+from serkd_mm.engine import export
 from serkd_mm.engine.export import export_student
-from serkd_mm.engine.student_config import student_config
+from serkd_mm.engine.student_config import image_size, student_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -243,3 +246,104 @@ def test_hooks_of_the_package_become_those_that_they_extend(
     # MMEngine leaves a default hook of None out.
     assert hooks.non_finite is None
     assert hooks.logger == cfg.default_hooks.logger
+
+
+def test_a_checkpoint_of_another_student_is_one_line(
+    checkpoint: Path, cfg: Config, tmp_path: Path
+) -> None:
+    config = tmp_path / 'other.py'
+    cfg.model.architecture.backbone.arch.embed_dims = 96
+    cfg.dump(config)
+    with pytest.raises(ValueError, match='does not belong to its') as error:
+        export_student(
+            str(checkpoint), str(tmp_path / 's.pth'), config=str(config)
+        )
+    assert 'backbone.cls_token' in str(error.value)
+    assert '\n' not in str(error.value)
+
+    config.write_text("model = dict(type='ImageClassifier')")
+    with pytest.raises(ValueError, match=r'other\.py is not that of a disti'):
+        export_student(
+            str(checkpoint), str(tmp_path / 's.pth'), config=str(config)
+        )
+    assert not list(tmp_path.glob('s-*'))
+
+
+def evil_config(cfg: Config, marker: Path, kind: str) -> str:
+    command = ['touch', str(marker)]
+    if kind == 'code':
+        return f'{cfg.pretty_text}\nimport os\nos.system("touch {marker}")\n'
+    if kind == 'type':
+        neck = dict(type='subprocess.check_call', args=command)
+        cfg.model.architecture.neck = neck
+    if kind == 'import':
+        cfg.custom_imports.imports.append('evil_module')
+    return cfg.pretty_text
+
+
+@pytest.mark.parametrize('kind', ['code', 'type', 'import'])
+def test_the_config_in_a_checkpoint_runs_nothing(
+    kind: str,
+    checkpoint: Path,
+    cfg: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    marker = tmp_path / 'ran'
+    (tmp_path / 'evil_module.py').write_text(f'open({str(marker)!r}, "w")')
+    monkeypatch.syspath_prepend(tmp_path)
+    content = torch.load(checkpoint)
+    content['meta']['cfg'] = evil_config(cfg, marker, kind)
+    torch.save(content, checkpoint)
+
+    with pytest.raises(ValueError, match='name its file with --config'):
+        export_student(str(checkpoint), str(tmp_path / 's.pth'))
+
+    assert not marker.exists()
+    assert not list(tmp_path.glob('s-*'))
+
+
+def test_the_same_student_has_the_same_name(
+    checkpoint: Path, cfg: Config, tmp_path: Path
+) -> None:
+    names = []
+    for folder in ('a', 'b'):
+        student = export_student(
+            str(checkpoint), str(tmp_path / folder / 's.pth'), config=cfg
+        )
+        names.append(student.checkpoint.name)
+    assert names[0] == names[1]
+
+
+def test_the_tool_prints_what_it_wrote(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    out = str(tmp_path / 's.pth')
+    arguments = ['export_student.py', str(checkpoint), out, '--torchscript']
+    monkeypatch.setattr(sys, 'argv', arguments)
+
+    runpy.run_path(str(ROOT / 'tools' / 'export_student.py'), {}, '__main__')
+
+    printed = capsys.readouterr().out.splitlines()[-4:]
+    endings = [Path(line).suffix for line in printed[:3]]
+    assert endings == ['.pth', '.py', '.pt']
+    assert all(Path(line).is_file() for line in printed[:3])
+    assert printed[3] == 'Logits equal those of the trained student.'
+
+
+def test_programs_need_the_size_of_the_images(
+    cfg: Config, model: torch.nn.Module
+) -> None:
+    student = model.student
+    assert image_size(student, cfg) == (32, 32)
+    del student.backbone.img_size
+    assert image_size(student, cfg) is None
+    images = Config.fromfile(
+        ROOT / 'configs' / '_base_' / 'datasets' / 'imagenet_bs128_224.py'
+    )
+    assert image_size(student, images) == (224, 224)
+    with pytest.raises(ValueError, match='name it with --size'):
+        export._known(None)

@@ -1,0 +1,56 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+
+def require_whole_checkpoint(runner: Runner) -> None:
+    """Refuse a checkpoint that is of another model than the runner's.
+
+    MMEngine prints which weights it did not find and goes on with those that
+    the model was built with, so that a run resumes from, or a test measures,
+    random numbers. A model without distiller, as it is tested, does without
+    the weights of one.
+
+    Args:
+        runner: Its ``load_checkpoint`` raises ValueError, in one line, from
+            now on if keys or shapes differ.
+    """
+    load = runner.load_checkpoint
+    model: Any = runner.model
+    model = model.module if is_model_wrapper(model) else model
+    if not hasattr(model, 'distiller'):
+        model._register_load_state_dict_pre_hook(_drop_distillation)
+
+    def load_whole(filename: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return load(filename, *args, **{**kwargs, 'strict': True})
+        except RuntimeError as error:
+            if not str(error).startswith('The model and loaded state dict'):
+                raise
+            config = getattr(runner.cfg, 'filename', None)
+            raise ValueError(
+                f'checkpoint {filename} does not belong to the config'
+                f'{f" {config}" if config else ""}: {first_differences(error)}'
+            ) from None
+
+    runner.load_checkpoint = load_whole
+
+
+def first_differences(error: RuntimeError) -> str:
+    """The first keys of each kind that a strict loading complains of."""
+    lines = []
+    for line in str(error).splitlines()[1:]:
+        names = line.strip().split(', ')
+        if names != ['']:
+            lines.append(', '.join(names[:3] + ['...'] * (len(names) > 3)))
+    return '; '.join(lines[:4])
+
+
+def _drop_distillation(state_dict: dict, prefix: str, *_: Any) -> None:
+    names = (f'{prefix}distiller.', f'{prefix}teacher.')
+    for key in [key for key in state_dict if key.startswith(names)]:
+        del state_dict[key]
