@@ -13,7 +13,7 @@ Series = list[tuple[float, float]]
 
 SCALARS = 'vis_data/scalars.json'
 TOP1 = 'accuracy/top1'
-TEACHER_TOP1 = 'teacher/accuracy/top1'
+TEACHER_TOP1 = 'teacher/top1'
 
 
 @dataclass
