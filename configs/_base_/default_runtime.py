@@ -14,6 +14,7 @@ default_hooks = dict(
     # The teacher's top-1 before the first epoch, on a few images.
     teacher_check=dict(type='TeacherCheckHook', min_top1=50, num_batches=10),
     # How it goes: images per second, a bar on terminals, run.json.
+    log_transfer=dict(type='LogTransferHook'),
     throughput=dict(type='ThroughputHook'),
     progress=dict(type='ProgressHook'),
     run_record=dict(type='RunRecordHook'),

@@ -3,6 +3,7 @@ from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .broken_images_hook import BrokenImagesHook
 from .exact_resume_hook import ExactResumeHook
 from .export_student_hook import ExportStudentHook
+from .log_transfer_hook import LogTransferHook
 from .non_finite_hook import NonFiniteHook
 from .progress_hook import ProgressHook
 from .run_record_hook import RunRecordHook
@@ -15,10 +16,11 @@ __all__ = [
     'AtomicCheckpointHook',
     'BrokenImagesHook',
     'ExactResumeHook',
+    'ExportStudentHook',
+    'LogTransferHook',
     'NonFiniteHook',
     'ProgressHook',
     'RunRecordHook',
-    'ExportStudentHook',
     'StopOnSignalHook',
     'SuperpixelVisHook',
     'TeacherCheckHook',

@@ -14,12 +14,19 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.hooks import RuntimeInfoHook
 from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from rich.console import Console
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from serkd_mm.engine.hooks import ProgressHook, RunRecordHook, ThroughputHook
+from serkd_mm.engine.hooks import (
+    LogTransferHook,
+    ProgressHook,
+    RunRecordHook,
+    ThroughputHook,
+)
 from tests.models import builders
 
 
@@ -34,6 +41,41 @@ def test_throughput_is_images_over_time(
     runner = SimpleNamespace(message_hub=hub)
     ThroughputHook().after_train_iter(runner, 0, dict(inputs=[0] * 12))
     assert hub.get_scalar('train/images_per_second').current() == 48
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often a value is read on the host."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_losses_come_to_the_host_together() -> None:
+    runner = SimpleNamespace(message_hub=MessageHub('transfer'))
+    losses = {f'loss_{i}': torch.tensor(i + 0.5) for i in range(7)}
+    expected = {name: float(value) for name, value in losses.items()}
+    losses['half'] = torch.tensor([3.0]).half()
+    outputs = dict(losses, text='as it is', maps=torch.zeros(2))
+
+    def log(outputs: dict) -> int:
+        scalars = {k: v for k, v in outputs.items() if k in losses}
+        with Reads() as reads:
+            RuntimeInfoHook().after_train_iter(runner, 0, outputs=scalars)
+        return reads.count
+
+    assert log(outputs) == 8
+    with Reads() as reads:
+        LogTransferHook().after_train_iter(runner, 0, outputs=outputs)
+    assert reads.count == 0  # `tolist` is one copy, and no read of a scalar.
+    assert log(outputs) == 0
+    for name, value in expected.items():
+        assert outputs[name] == value
+    assert outputs['half'] == 3
+    assert outputs['text'] == 'as it is'
+    assert outputs['maps'].shape == (2,)
 
 
 @pytest.fixture
