@@ -193,9 +193,11 @@ def leave_teacher_out(cfg: Config) -> None:
     """
     if 'teacher' not in cfg.model:
         return
+    # The student's types are looked up as training looks them up.
+    scope = cfg.model.get('_scope_')
     cfg.model = dict(
-        _scope_='mmrazor',
-        type='BaseAlgorithm',
+        **({} if scope is None else dict(_scope_=scope)),
+        type='mmrazor.BaseAlgorithm',
         architecture=student_architecture(cfg),
         # Named, so that the runner does not fill in the config's own one.
         data_preprocessor=None,

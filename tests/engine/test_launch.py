@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS as RUNNER_MODELS
+from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 from torch import nn
 
@@ -52,6 +54,22 @@ def test_the_student_is_tested_without_a_trace_of_its_teacher(
             for model in (student, trained)
         ]
     assert torch.equal(*logits)
+
+
+def test_a_student_of_the_default_scope_is_tested_without_its_teacher() -> (
+    None
+):
+    cfg = Config.fromfile(CONFIGS / 'quickstart' / 'serkd.py')
+    for part in (cfg.model, cfg.model.architecture):
+        part.pop('_scope_')
+    cfg.model.type = 'mmrazor.FrozenTeacherDistill'
+
+    leave_teacher_out(cfg)
+
+    # A runner builds in the scope of the config.
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        student = RUNNER_MODELS.build(cfg.model)
+    assert type(student.architecture).__name__ == 'ImageClassifier'
 
 
 def test_a_config_without_teacher_is_tested_as_it_is() -> None:
