@@ -21,6 +21,8 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import nn
 
+from ..engine.launch import check_keys
+from ..engine.student_config import student_architecture
 from ..models.algorithms.teacher import build_teacher
 from .cost import count_flops, time_steps
 from .findings import NetworkCost, PairReport, Step
@@ -90,7 +92,11 @@ def check_pair(
 
 
 def _check(cfg: Config, options: CheckOptions, report: PairReport) -> None:
-    student = _build(_architecture(cfg), 'model.architecture', report)
+    try:
+        check_keys(cfg)
+    except ValueError as error:
+        report.problem('config', error)
+    student = _build(student_architecture(cfg), 'model.architecture', report)
     teacher = _build(cfg.model.teacher, 'model.teacher', report)
     distiller = _build(cfg.model.distiller, 'model.distiller', report)
     if student is not None:
@@ -131,18 +137,6 @@ def _build(model: Any, key: str, report: PairReport) -> Any:
     except Exception as error:
         report.problem(key, error)
         return None
-
-
-def _architecture(cfg: Config) -> dict:
-    """The student's config with the preprocessing that training gives it."""
-    student = cfg.model.architecture.copy()
-    for preprocessor in (
-        cfg.model.get('data_preprocessor'),
-        cfg.get('data_preprocessor'),
-    ):
-        if preprocessor is not None:
-            student.setdefault('data_preprocessor', preprocessor.copy())
-    return student
 
 
 def _note_cost(

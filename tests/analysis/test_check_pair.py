@@ -305,6 +305,7 @@ def test_a_network_that_does_not_run_names_its_module() -> None:
             'is nan on random images',
         ),
         ('optim_wrapper.optimizer.type', 'No', 'optim_wrapper', 'No'),
+        ('param_schedulers', [], 'config', "'param_scheduler'?"),
         ('model.no_such_option', 1, 'model', 'no_such_option'),
     ],
 )

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 
 from serkd_mm.analysis import Suggestion, config_text, read_config, suggest
+from serkd_mm.engine.launch import leave_teacher_out
 from serkd_mm.models.algorithms.teacher import build_teacher
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +81,19 @@ def test_the_students_config_gives_data_and_schedule(tmp_path: Path) -> None:
         assert plain(cfg[name]) == plain(student[name])
     assert plain(cfg.model.architecture) == plain(student.model)
     assert cfg.model.input_size == 32
+
+
+@pytest.mark.parametrize('student', [STUDENT, RESNET])
+def test_the_student_can_be_tested_without_the_teacher(
+    student: str, tmp_path: Path
+) -> None:
+    cfg = load(suggest(TEACHER, student), tmp_path / 'pair.py')
+
+    leave_teacher_out(cfg)
+
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model)
+    assert type(model.architecture).__name__ == 'ImageClassifier'
 
 
 def test_other_classes_leave_the_logits_out(tmp_path: Path) -> None:
