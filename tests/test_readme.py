@@ -80,6 +80,7 @@ def _labelled(label: int):
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory) -> Path:
     """A student as the tool writes it, an image, and the label it gets."""
+    pytest.importorskip('onnxscript')
     folder = tmp_path_factory.mktemp('exported')
     cfg = Config.fromfile(ROOT / 'configs' / 'quickstart' / 'serkd.py')
     cfg.model.architecture.head.init_cfg = dict(

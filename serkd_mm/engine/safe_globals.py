@@ -53,6 +53,7 @@ def allowed_globals() -> dict[str, Any]:
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
         'builtins.getattr': _history_statistic,
         'builtins.bytes': _no_bytes,
+        '_codecs.encode': _latin1,
         'numpy.dtype': _number_type,
         'numpy.ndarray': _ArrayType,
     }
@@ -129,6 +130,13 @@ def _history_statistic(owner: type, name: str) -> Any:
 def _no_bytes() -> bytes:
     """Stand-in for ``bytes``: the data of an empty array."""
     return b''
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Stand-in for ``encode``: bytes, which the pickles hold as text."""
+    if encoding != 'latin1':
+        raise pickle.UnpicklingError(f'it encodes text as {encoding!r}')
+    return text.encode('latin1')
 
 
 def _number_type(code: str, align: bool = False, copy: bool = True) -> Any:

@@ -83,14 +83,16 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
 
 
 def onnx_session(path: Path):
-    runtime = pytest.importorskip('onnxruntime')
-    return runtime.InferenceSession(
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(
         str(path), providers=['CPUExecutionProvider']
     )
 
 
 @pytest.mark.slow
 def test_onnx_runtime_gives_the_logits_of_any_batch(tmp_path: Path) -> None:
+    pytest.importorskip('onnxscript')
     model, path = build(NETWORKS['resnet']), tmp_path / 's.onnx'
 
     assert write_onnx(model, path, SIZE) is None
@@ -106,6 +108,7 @@ def test_onnx_runtime_gives_the_logits_of_any_batch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_graph_for_one_batch_size_takes_no_other(tmp_path: Path) -> None:
+    pytest.importorskip('onnxscript')
     model, path, size = build(swin_config()), tmp_path / 's.onnx', (16, 16)
 
     note = write_onnx(model, path, size)
@@ -169,6 +172,8 @@ def test_programs_draw_no_random_numbers_and_stay_on_no_device(
 def test_a_program_that_computes_something_else_is_an_error(
     write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if write is write_onnx:
+        pytest.importorskip('onnxscript')
     monkeypatch.setattr(graphs, '_gap', lambda *args: 0.01)
     monkeypatch.setattr(graphs, '_export_onnx', _write_something)
     with pytest.raises(RuntimeError, match=r'differ by 0\.01 of the largest'):
@@ -176,7 +181,8 @@ def test_a_program_that_computes_something_else_is_an_error(
 
 
 def _write_something(classifier, path, *args, **kwargs) -> None:
-    onnx = pytest.importorskip('onnx')
+    import onnx
+
     value = onnx.helper.make_tensor_value_info('x', 1, [1])
     node = onnx.helper.make_node('Identity', ['x'], ['y'])
     out = onnx.helper.make_tensor_value_info('y', 1, [1])
@@ -210,5 +216,5 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         'find_spec',
         lambda name: None if name == 'onnxruntime' else present(name),
     )
-    with pytest.raises(ImportError, match=r'onnxruntime; .*\.\[export\]'):
+    with pytest.raises(ImportError, match=r'onnxruntime.*; .*\.\[export\]'):
         graphs.check_onnx_packages()
