@@ -31,4 +31,6 @@ def power_of_two_scale(x: Tensor) -> Tensor:
     largest = torch.maximum(images.amax(1), -images.amin(1))[:, None, None]
     top = math.frexp(torch.finfo(x.dtype).max)[1] - 2
     exponent = torch.frexp(largest).exponent.clamp(-66, top)
-    return torch.ldexp(torch.ones_like(largest), exponent)
+    # Older PyTorch takes the power of an integer in float32, where 2**1022
+    # is infinite.
+    return torch.ldexp(torch.ones_like(largest), exponent.to(largest.dtype))
