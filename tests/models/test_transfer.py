@@ -40,7 +40,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     path = folder / 'epoch_1.pth'
     state = dict(meta=dict(cfg=cfg.pretty_text), state_dict=built.state_dict())
     torch.save(state, path)
-    weights, _ = export_student(str(path), str(folder / 'student.pth'))
+    weights = export_student(str(path), str(folder / 'student.pth')).checkpoint
     return str(weights), torch.load(weights)['state_dict']
 
 
