@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -70,10 +71,10 @@ def _import_mmrazor() -> None:
     MMRazor has a path of its own for a torch without them (< 1.13), which is
     taken while that one module is imported.
     """
+    with _mmcv_for_mmrazor():
+        import mmrazor
     if _torch_has_quantization_names():
         return
-    import mmrazor
-
     digit_version = mmrazor.digit_version
 
     def without_quantization(version: str, *args: Any) -> Any:
@@ -88,6 +89,35 @@ def _import_mmrazor() -> None:
         )
     finally:
         mmrazor.digit_version = digit_version
+
+
+@contextlib.contextmanager
+def _mmcv_for_mmrazor() -> Iterator[None]:
+    """Let MMRazor 1.0 take a version of onedl-mmcv for the one it knows.
+
+    It asserts mmcv <= 2.1.0 when imported. The maintained fork onedl-mmcv
+    counts on from 2.3 with the same interface, and has no older release. The
+    versions of mmcv itself stay under MMRazor's assertion.
+    """
+    import mmcv
+
+    version = mmcv.__version__
+    if not _is_installed('onedl-mmcv'):
+        yield
+        return
+    mmcv.__version__ = '2.1.0'
+    try:
+        yield
+    finally:
+        mmcv.__version__ = version
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _torch_has_quantization_names() -> bool:

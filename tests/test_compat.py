@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # compat.py alone: importing the package would apply every cure.
 LOAD_COMPAT = f"""
-import importlib.util
-spec = importlib.util.spec_from_file_location(
-    'lonely_compat', {str(ROOT / 'serkd_mm' / 'compat.py')!r})
-compat = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(compat)
+import sys, types
+package = types.ModuleType('serkd_mm')
+package.__path__ = [{str(ROOT / 'serkd_mm')!r}]
+sys.modules['serkd_mm'] = package
+from serkd_mm import compat
 """
 
 
@@ -84,6 +85,36 @@ def test_mmrazor_imports_on_a_torch_without_quantization_names() -> None:
         'compat._import_mmrazor()',
         'import mmrazor.models',
         'from mmrazor.models.algorithms import SingleTeacherDistill',
+    )
+
+
+@pytest.mark.slow
+def test_mmrazor_imports_with_the_fork_of_mmcv(tmp_path) -> None:
+    """The fork is another name beside the module, with a higher version."""
+    newer = (
+        LOAD_COMPAT,
+        'import mmcv',
+        "mmcv.__version__ = '2.3.6'",
+        f'sys.path.append({str(tmp_path)!r})',
+        'compat._import_torchvision()',
+    )
+    cured = (*newer, 'compat._import_mmrazor()')
+    assert 'MMCV==2.3.6' in python(*newer, 'import mmrazor').stderr
+    if not _has_fork():
+        assert 'MMCV==2.3.6' in python(*cured).stderr
+        info = tmp_path / 'onedl_mmcv-2.3.6.dist-info'
+        info.mkdir()
+        (info / 'METADATA').write_text(
+            'Metadata-Version: 2.1\nName: onedl-mmcv\nVersion: 2.3.6\n'
+        )
+
+    assert_succeeds(*cured, "assert mmcv.__version__ == '2.3.6'")
+
+
+def _has_fork() -> bool:
+    return any(
+        distribution.metadata['Name'] == 'onedl-mmcv'
+        for distribution in metadata.distributions()
     )
 
 
