@@ -31,11 +31,13 @@ class PixelClassifier(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model.eval()
+        self.model = model
         preprocess: Any = copy.copy(model.data_preprocessor)
         # Its own would move pixels to the device of this moment for ever.
         preprocess.cast_data = _as_it_is
         self.preprocess = preprocess
+        # With its parts: exporters restore the mode that they find here.
+        self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Classify.

@@ -218,3 +218,8 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(ImportError, match=r'onnxruntime.*; .*\.\[export\]'):
         graphs.check_onnx_packages()
+
+
+def test_a_classifier_is_exported_in_eval_mode_with_all_its_parts() -> None:
+    classifier = graphs.PixelClassifier(build(NETWORKS['thin']).train())
+    assert not any(module.training for module in classifier.modules())
