@@ -136,13 +136,12 @@ def replan(runner: Runner, checkpoint: dict, length: int) -> None:
     MMEngine restores a scheduler's plan with its state: resumed with other
     ``max_epochs``, a run follows the old schedule and its learning rate stays
     where that ends. Here, where config and checkpoint differ, the schedulers
-    go anew through the past iterations, and the checkpoint is changed so that
-    the runner keeps them as they are.
+    go anew through the past iterations, and the checkpoint gets their states.
 
     Args:
         runner: Runner with schedulers and optimizer as built from the config.
-        checkpoint: What it is about to resume from. Its ``meta`` says how far
-            training is.
+        checkpoint: What it is about to resume from; changed in place. Its
+            ``meta`` says how far training is.
         length: Iterations per epoch.
 
     Raises:
@@ -212,8 +211,8 @@ def _follows_metric(scheduler: _ParamScheduler) -> bool:
 def _keep(
     schedulers: list[_ParamScheduler], wrapper: OptimWrapper, checkpoint: dict
 ) -> None:
-    """Make resuming leave the schedulers and their values alone."""
-    checkpoint.pop('param_schedulers', None)
+    """Let the checkpoint hold the schedulers and their values."""
+    checkpoint['param_schedulers'] = [s.state_dict() for s in schedulers]
     saved = checkpoint.get('optimizer')
     if saved is None:
         return

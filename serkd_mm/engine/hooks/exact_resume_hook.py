@@ -77,6 +77,11 @@ class ExactResumeHook(Hook):
             self._batches = name_batches(runner.train_dataloader)
         except ValueError as error:
             runner.logger.warning(f'Resuming will not be exact: {error}')
+        if not isinstance(runner, Runner):
+            runner.logger.warning(
+                f'Resuming will not be exact: {type(runner).__name__} loads '
+                'checkpoints before hooks can find the place in the data'
+            )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add what resuming needs to know, and leave out old logs."""

@@ -382,6 +382,15 @@ def test_a_validation_that_ended_is_not_repeated(tmp_path: Path) -> None:
     assert 'Validating first' not in log_of(tmp_path)
 
 
+def test_mmengines_own_hook_still_saves_and_resumes(tmp_path: Path) -> None:
+    hooks = dict(checkpoint=dict(type='CheckpointHook'))
+    train(tmp_path, hooks=hooks)
+
+    train(tmp_path, hooks=hooks, resume=True)
+
+    assert 'epoch: 3' in resumed_epochs(tmp_path)
+
+
 def test_file_client_args_are_refused() -> None:
     with pytest.raises(ValueError, match='backend_args'):
         build_runner(

@@ -18,11 +18,12 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.optimizer import amp_optimizer_wrapper as amp
-from mmengine.runner import loops
+from mmengine.runner import FlexibleRunner, loops
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch.utils.data import Dataset, IterableDataset, RandomSampler
 
+from tests.engine import runs
 from tests.engine.runs import build_runner, log_of
 from tests.jobs import free_port
 from tests.models import builders
@@ -512,6 +513,16 @@ def test_a_loader_without_batches_trains_with_a_warning(
     )
 
     assert 'Resuming will not be exact' in log_of(tmp_path)
+
+
+def test_a_runner_that_loads_too_early_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, 'Runner', FlexibleRunner)
+
+    train(tmp_path)
+
+    assert 'FlexibleRunner loads checkpoints before' in log_of(tmp_path)
 
 
 # Both runs by two processes; one of them compares.
