@@ -5,8 +5,38 @@
 # Arguments go to pytest:
 #
 #   bash tools/run_tests.sh -k superpixel
+#
+# With --oldest or --onedl first, the fast tests on another stack instead, in
+# an environment of its own (.venv-oldest, .venv-onedl) with the versions of
+# requirements/oldest.txt or requirements/onedl.txt:
+#
+#   bash tools/run_tests.sh --oldest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# test_stack NAME [ARGUMENTS OF PYTEST]
+test_stack() {
+  local venv=$PWD/.venv-$1 requirements=requirements/$1.txt
+  shift
+  if ! cmp -s "$requirements" "$venv/installed.txt"; then
+    echo "installing $requirements into $venv"
+    rm -rf "$venv"
+    "${PYTHON:-python3}" -m venv "$venv"
+    # MMCV builds from source with the setuptools and torch that are there.
+    local pip=("$venv/bin/python" -m pip --disable-pip-version-check install -q)
+    "${pip[@]}" $(grep -E '^(torch|torchvision|setuptools)\b' "$requirements") wheel
+    "${pip[@]}" --no-build-isolation -r "$requirements"
+    cp "$requirements" "$venv/installed.txt"
+  fi
+  PYTHONPATH=$PWD "$venv/bin/python" -W ignore -c 'import serkd_mm'
+  PYTHONPATH=$PWD OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} exec \
+    "$venv/bin/python" -W ignore -m pytest -q -m 'not slow' \
+    tests/functional tests/ops tests/models tests/test_compat.py "$@"
+}
+
+case ${1:-} in
+  --oldest | --onedl) test_stack "${1#--}" "${@:2}" ;;
+esac
 
 source tools/setup_env.sh dev
 
