@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from mmrazor.registry import MODELS
 
 import serkd_mm.functional
 import serkd_mm.models
+from serkd_mm import cli
 
 from .pages import ROOT, links, run_page
 
@@ -58,6 +60,24 @@ def test_own_parts_are_trained_with(tmp_path, monkeypatch, example_parts):
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_every_linked_file_exists(page):
     assert [path for path in links(page) if not path.exists()] == []
+
+
+def test_every_tool_is_in_a_table_of_the_tools():
+    page = ROOT / 'tools' / 'README.md'
+    rows = table(page, 'Tool') + table(page, 'Script')
+    listed = [re.match(r'\[(.+?)\]\((.+?)\)$', row[0]) for row in rows]
+    assert all(name and name[1] == name[2] for name in listed)
+    names = [name[1] for name in listed if name]
+    there = {path.name for path in page.parent.iterdir() if path.is_file()}
+    assert sorted(names) == sorted(there - {page.name})
+    for name, row in zip(names, rows):
+        assert f'tools/{name} ' in row[2].replace('`', ' ')
+
+
+def test_every_tool_that_serkd_runs_is_in_the_first_table():
+    rows = table(ROOT / 'tools' / 'README.md', 'Tool')
+    names = {tool for tool, *_ in cli.COMMANDS.values()}
+    assert {row[0].split('.py]')[0][1:] for row in rows} == names
 
 
 def table(page: Path, first: str) -> list[list[str]]:
