@@ -50,13 +50,19 @@ def install() -> None:
     mmengine_checkpoint.load_url = load_url
 
 
-def load(file: str | os.PathLike | BinaryIO, map_location: Any = None) -> Any:
+def load(
+    file: str | os.PathLike | BinaryIO,
+    map_location: Any = None,
+    weights_only: bool = True,
+) -> Any:
     """Read a checkpoint without running anything that it holds.
 
     Args:
         file: Path or open binary file. If a path ends in a hash
             (``-0123abcd.pth``), the SHA-256 of the file must start with it.
         map_location: As in :func:`torch.load`.
+        weights_only: Passed by onedl-mmengine and not looked at, as nothing
+            runs either way.
 
     Returns:
         What the file holds.

@@ -551,3 +551,20 @@ def test_every_road_checks_the_hash(road: str, tmp_path: Path) -> None:
     path, digest = saved(tmp_path, 'a-01234567.pth')
     with pytest.raises(UnsafeCheckpointError, match=digest):
         ROADS[road](str(path), tmp_path)
+
+
+@pytest.mark.parametrize('weights_only', [True, False])
+def test_callers_that_name_weights_only_get_the_same_reader(
+    weights_only, tmp_path
+):
+    """As onedl-mmengine 0.10.12 calls it."""
+    from mmengine.runner import checkpoint
+
+    safe, unsafe = tmp_path / 'safe.pth', tmp_path / 'unsafe.pth'
+    torch.save({'weight': torch.ones(2)}, safe)
+    torch.save({'weight': os.getcwd}, unsafe)
+
+    read = checkpoint.torch.load(safe, 'cpu', weights_only=weights_only)
+    assert read['weight'].tolist() == [1, 1]
+    with pytest.raises(UnsafeCheckpointError, match='getcwd'):
+        checkpoint.torch.load(unsafe, 'cpu', weights_only=weights_only)
