@@ -4,17 +4,25 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.runner import BaseLoop, FlexibleRunner, Runner
+from mmengine.runner import (
+    BaseLoop,
+    FlexibleRunner,
+    Runner,
+    TestLoop,
+    ValLoop,
+)
 from torch import nn
 
 RUNNERS = (Runner, FlexibleRunner)
 MAX_SHOWN = 400
+_RUNNER = 'runner.py'
 
 
 @contextmanager
@@ -24,7 +32,8 @@ def config_errors(cfg: Config) -> Iterator[None]:
     Most messages of the libraries below name neither key nor module. Where a
     config was being built when the error was raised, or a module ran that the
     config describes, the path and the values of that part are added. Type,
-    message and traceback stay as they are.
+    message and traceback stay as they are. Exceptions of this package's own
+    classes are no mistakes in the config and pass as they are.
 
     Args:
         cfg: Config that is built and run inside the block.
@@ -36,6 +45,9 @@ def config_errors(cfg: Config) -> Iterator[None]:
         # Of the numbers of a training, which no key is to blame for.
         raise
     except Exception as error:
+        if type(error).__module__.startswith('serkd_mm.'):
+            # Faults of files or numbers, with messages of their own.
+            raise
         path = _locate(error, original)
         noted = error if path is None else _add(error, path, original)
         if noted is error:
@@ -46,53 +58,57 @@ def config_errors(cfg: Config) -> Iterator[None]:
 def _locate(error: Exception, cfg: dict) -> tuple | None:
     """Path of the config's part that an error comes from."""
     frames = list(_frames(error))
-    model = next(filter(None, map(_model_of, frames)), None)
+    loop = _first(frames[::-1], BaseLoop)
+    runner = _first(frames, RUNNERS) or getattr(loop, 'runner', None)
+    model = getattr(runner, 'model', None) or _first(frames, nn.Module)
+    model = getattr(model, 'module', model)
     for frame in reversed(frames):
-        block = frame.f_locals.get('cfg')
-        if frame.f_code.co_name.startswith('build') and block is not None:
-            paths = _find(cfg, block)
-        elif isinstance(frame.f_locals.get('self'), nn.Module):
-            paths = _module_path(frame.f_locals['self'], model, cfg)
-        else:
-            paths = []
-        paths = paths or _common(_find_locals(frame, cfg))
-        if paths:
-            return paths[0]
+        for find in (_built, _module, _part_of_runner, _locals, _attributes):
+            path = find(frame, cfg, loop, model)
+            if path:
+                return path
     return None
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:
+    """Frames from the outermost to that of the error's first cause."""
     trace = error.__traceback__
     while trace is not None:
         yield trace.tb_frame
         trace = trace.tb_next
+    # The host's call_hook hides the context, which knows the hook.
+    cause = error.__cause__ or error.__context__
+    if cause is not None:
+        yield from _frames(cause)
 
 
-def _model_of(frame: FrameType) -> nn.Module | None:
-    """The model of the runner whose method a frame is in."""
-    owner = frame.f_locals.get('self')
-    if isinstance(owner, BaseLoop):
-        owner = owner.runner
-    if not isinstance(owner, RUNNERS):
-        return None
-    model = getattr(owner, 'model', None)
-    return getattr(model, 'module', model)
+def _first(frames: list[FrameType], kind: Any) -> Any:
+    """The first object of a kind whose method a frame is in."""
+    owners = (frame.f_locals.get('self') for frame in frames)
+    return next((owner for owner in owners if isinstance(owner, kind)), None)
 
 
-def _module_path(
-    module: nn.Module, model: nn.Module | None, cfg: dict
-) -> list[tuple]:
-    """Part of the config that describes a module of the model."""
-    if model is None:
-        return []
+def _built(frame: FrameType, cfg: dict, *_: Any) -> tuple:
+    """What a builder is building."""
+    if not frame.f_code.co_name.startswith('build'):
+        return ()
+    return next(iter(_find(cfg, frame.f_locals.get('cfg'))), ())
+
+
+def _module(frame: FrameType, cfg: dict, _: Any, model: Any) -> tuple:
+    """What describes the module that is running."""
+    module = frame.f_locals.get('self')
+    # While modules are built, some have no list of their parts yet.
+    if not isinstance(module, nn.Module) or '_modules' not in vars(model):
+        return ()
     networks = {'': model, 'teacher.': getattr(model, 'teacher', None)}
     for prefix, network in networks.items():
         if not isinstance(network, nn.Module):
             continue
         for name, candidate in network.named_modules():
             if candidate is module:
-                return [_existing(cfg, f'model.{prefix}{name}'.split('.'))]
-    return []
+                return _existing(cfg, f'model.{prefix}{name}'.split('.'))
+    return ()
 
 
 def _existing(cfg: Any, names: list[str]) -> tuple:
@@ -110,19 +126,54 @@ def _existing(cfg: Any, names: list[str]) -> tuple:
     return tuple(path)
 
 
-def _find_locals(frame: FrameType, cfg: dict) -> list[tuple]:
-    """Parts of the config that a function is at work on.
+def _part_of_runner(frame: FrameType, cfg: dict, loop: Any, _: Any) -> tuple:
+    """What describes the loop, data loader or other object at work."""
+    owner = frame.f_locals.get('self')
+    kinds = {ValLoop: 'val', TestLoop: 'test', BaseLoop: 'train'}
+    name = next((n for k, n in kinds.items() if isinstance(loop, k)), '')
+    if owner is loop is not None:
+        return (f'{name}_cfg',)
+    if owner is getattr(loop, 'dataloader', frame):
+        return (f'{name}_dataloader',)
+    kind = type(owner).__name__
+    blocks = [p for p, part in _parts(cfg, ()) if _type(part) == kind]
+    # What is being built has its builder further out.
+    built = len(blocks) == 1 and frame.f_code.co_name != '__init__'
+    return blocks[0] if built else ()
 
-    Arguments count for the runner's own functions only: elsewhere they are
+
+def _type(part: Any) -> Any:
+    return part.get('type') if isinstance(part, dict) else None
+
+
+def _locals(frame: FrameType, cfg: dict, *_: Any) -> tuple:
+    """What a function is at work on.
+
+    Arguments count for functions of the runner only: elsewhere they are
     settings that need not have to do with the error.
     """
-    own = isinstance(frame.f_locals.get('self'), RUNNERS)
-    arguments = set() if own else set(inspect.getargs(frame.f_code).args)
+    code = frame.f_code
+    names = set(inspect.getargs(code).args)
+    if code.co_filename.endswith(os.path.join('mmengine', 'runner', _RUNNER)):
+        path = _shared(_blocks(names, frame.f_locals, cfg))
+        part = code.co_name.lstrip('_').replace('build_', '')
+        if path or part in cfg:
+            return path or (part,)
+    return _shared(_blocks(set(frame.f_locals) - names, frame.f_locals, cfg))
+
+
+def _attributes(frame: FrameType, cfg: dict, *_: Any) -> tuple:
+    """What the object at work was made from."""
+    owner = frame.f_locals.get('self')
+    if owner is None or isinstance(owner, (nn.Module, *RUNNERS)):
+        return ()
+    values = getattr(owner, '__dict__', {})
+    return _shared([p[:-1] for p in _blocks(set(values), values, cfg)])
+
+
+def _blocks(names: set[str], values: dict, cfg: dict) -> list[tuple]:
     return [
-        path
-        for name, value in frame.f_locals.items()
-        if name not in arguments and isinstance(value, (dict, list)) and value
-        for path in _find(cfg, value)[:1]
+        path for name in names for path in _find(cfg, values.get(name))[:1]
     ]
 
 
@@ -158,36 +209,42 @@ def _within(part: Any, block: Any) -> bool:
     return _equal(part, block)
 
 
-def _common(paths: list[tuple]) -> list[tuple]:
+def _shared(paths: list[tuple]) -> tuple:
     """The innermost path, or what several innermost ones share."""
     ends = [
         path
         for path in paths
         if not any(o != path and o[: len(path)] == path for o in paths)
     ]
-    if not ends:
-        return []
-    shared = ends[0]
+    shared = ends[0] if ends else ()
     for path in ends[1:]:
         same = [a == b for a, b in zip(shared, path)] + [False]
         shared = shared[: same.index(False)]
-    return [shared] if shared else []
+    return shared
 
 
 def _add(error: Exception, path: tuple, cfg: dict) -> Exception:
     message = str(error.args[0] if isinstance(error, KeyError) else error)
     name = '.'.join(map(str, path))
-    if name in message:
+    if '.' in name and name in message:
         return error
-    block: Any = cfg
-    for key in path:
-        block = block[key]
-    values = repr(block)
-    if len(values) > MAX_SHOWN:
-        values = f'{values[:MAX_SHOWN]}...'
-    noted = f'{message.rstrip()} [config: {name} = {values}]'
+    note = _show(path, cfg)
+    if path[:-1] == ('model', 'distiller', 'distill_losses'):
+        # What a loss compares is said elsewhere.
+        mapping = ('model', 'distiller', 'loss_forward_mappings', path[-1])
+        note = f'{note}, {_show(mapping, cfg)}'
+    noted = f'{message.rstrip()} [config: {note}]'
     error.args = (noted,)
     if name in str(error):
         return error
     # Some exceptions do not make their text of their arguments.
     return RuntimeError(f'{type(error).__name__}: {noted}')
+
+
+def _show(path: tuple, cfg: Any) -> str:
+    for key in path:
+        cfg = cfg[key]
+    values = repr(cfg)
+    if len(values) > MAX_SHOWN:
+        values = f'{values[:MAX_SHOWN]}...'
+    return f'{".".join(map(str, path))} = {values}'

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mmengine.config import Config
+from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
 # Datasets of MMPretrain that read a folder and cannot download it.
@@ -24,7 +25,9 @@ def check_data(cfg: Config, names: Iterable[str]) -> None:
 
     Raises:
         FileNotFoundError: If a folder or an annotation is missing.
-        ValueError: If a folder or an annotation is empty, its labels are no
+        TypeError: If a dataset is no dict or a pipeline no list.
+        ValueError: If a pipeline packs nothing, a folder or an annotation is
+            empty, its labels are no
             numbers below the head's number of classes, or classes differ
             between folder and annotation, between two data loaders or between
             data and head.
@@ -33,6 +36,7 @@ def check_data(cfg: Config, names: Iterable[str]) -> None:
     first: tuple[str, list[str]] | None = None
     for name in names:
         for key, dataset in _leaves(f'{name}.dataset', _dataset(cfg, name)):
+            _check_pipeline(key, dataset)
             count = _class_count(dataset)
             if dataset.get('type') in FOLDER_DATASETS and not _remote(dataset):
                 folders = _check_folder(key, dataset, head_classes)
@@ -60,7 +64,37 @@ def _check_count(key: str, named: int | None, found: int) -> int:
 
 def _dataset(cfg: Config, name: str) -> Any:
     dataloader = cfg.get(name)
-    return dataloader.get('dataset') if isinstance(dataloader, dict) else None
+    if not isinstance(dataloader, dict):
+        return None
+    for key, value in (
+        ('dataset', dataloader.get('dataset')),
+        ('sampler', dataloader.get('sampler', {})),
+    ):
+        if value is None or isinstance(value, (bool, int, float, str, list)):
+            raise TypeError(
+                f'{name}.{key} must be the config of a {key}, a dict, got '
+                f'{value!r}'
+            )
+    return dataloader['dataset']
+
+
+def _check_pipeline(key: str, dataset: dict) -> None:
+    """MMPretrain's datasets hand over what the last transform packs."""
+    kind = dataset.get('type')
+    cls = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if not (isinstance(cls, type) and issubclass(cls, BaseDataset)):
+        return
+    pipeline = dataset.get('pipeline') or []
+    if not isinstance(pipeline, (list, tuple)):
+        raise TypeError(f'{key}.pipeline must be a list, got {pipeline!r}')
+    for transform in pipeline:
+        kind = transform.get('type') if isinstance(transform, dict) else None
+        if not isinstance(kind, str) or 'Pack' in kind:
+            return
+    raise ValueError(
+        f'{key}.pipeline lacks the transform that packs images and labels; '
+        "end it with dict(type='PackInputs')"
+    )
 
 
 def _leaves(key: str, dataset: Any) -> Iterator[tuple[str, dict]]:

@@ -4,37 +4,27 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import inspect
 import os
 import os.path as osp
 
 from mmengine import hub
 from mmengine.config import Config, DictAction
-from mmengine.dist import get_world_size
 from mmengine.registry import RUNNERS
-from mmengine.runner import FlexibleRunner, Runner
+from mmengine.runner import Runner
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import compat
+from .config_checks import (
+    check_batch_norm,
+    check_keys,
+    check_length,
+    check_types,
+)
 from .config_errors import config_errors
 from .data_checks import check_data
 from .hooks import BrokenImagesHook
 from .student_config import student_architecture
 from .whole_checkpoint import require_whole_checkpoint
-
-# What MMEngine reads of a config beside the arguments of its runner.
-CONFIG_KEYS = (
-    'activation_checkpointing',
-    'compile',
-    'custom_imports',
-    'efficient_conv_bn_eval',
-    'find_unused_parameters',
-    'model_wrapper_cfg',
-    'runner_type',
-    'sync_bn',
-)
 
 # Environment variable: when the launcher started, in seconds since the epoch.
 STARTED = 'SERKD_MM_STARTED'
@@ -111,74 +101,38 @@ def train(cfg: Config) -> nn.Module:
     Raises:
         Exception: Whatever the runner raises, with the path and the values of
             the config's part that it comes from in the last line.
+        ValueError: If a setting cannot be meant, or there was nothing to
+            train on.
     """
     with config_errors(cfg):
         check_keys(cfg)
+        check_types(cfg)
+        check_length(cfg)
         check_data(cfg, ('train_dataloader', 'val_dataloader'))
         runner = build_runner(cfg)
         check_batch_norm(cfg, runner.model)
         runner.register_hook(BrokenImagesHook())
         if cfg.get('resume'):
             require_whole_checkpoint(runner)
-        return runner.train()
+        model = runner.train()
+        if runner.iter == 0:
+            raise ValueError(
+                'nothing was trained: train_dataloader gave '
+                f'{len(runner.train_dataloader)} batches for train_cfg='
+                f'{cfg.train_cfg}; is its sampler or dataset empty?'
+            )
+        return model
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner of a config, MMEngine's default or ``runner_type``."""
+    """Build the runner of a config, MMEngine's default or ``runner_type``.
+
+    Classes without a scope are MMPretrain's unless the config says others.
+    """
+    cfg.setdefault('default_scope', 'mmpretrain')
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)
-
-
-def check_keys(cfg: Config) -> None:
-    """Refuse misspelt names of the runner's settings.
-
-    MMEngine reads the names that it knows and takes others for variables of
-    the config, so that a ``param_schedulers`` would have no effect.
-
-    Args:
-        cfg: Config of the runner.
-
-    Raises:
-        ValueError: If an unknown key is nearly one of the runner's.
-    """
-    known = set(CONFIG_KEYS)
-    for runner in (Runner, FlexibleRunner):
-        known.update(inspect.signature(runner.__init__).parameters)
-    for key in set(cfg) - known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
-        if near:
-            raise ValueError(
-                f"config key {key!r} is none of the runner's and would have "
-                f'no effect; did you mean {near[0]!r}? A variable of your '
-                'own needs a name that differs more'
-            )
-
-
-def check_batch_norm(cfg: Config, model: nn.Module) -> None:
-    """Refuse batches of one image where batch statistics are trained.
-
-    Args:
-        cfg: Config of the runner.
-        model: Model of the runner.
-
-    Raises:
-        ValueError: If each process normalises over a single image.
-    """
-    dataloader = cfg.get('train_dataloader')
-    if not isinstance(dataloader, dict) or dataloader.get('batch_size') != 1:
-        return
-    model.train()
-    for name, module in model.named_modules():
-        synced = isinstance(module, nn.SyncBatchNorm) and get_world_size() > 1
-        norm = isinstance(module, _BatchNorm) and not synced
-        if norm and module.training:
-            raise ValueError(
-                'train_dataloader.batch_size is 1, but the student has batch '
-                f'norm ({name}), which would normalise every image by itself;'
-                ' set train_dataloader.batch_size to 2 or more, or '
-                "sync_bn='torch' with several processes"
-            )
 
 
 def leave_teacher_out(cfg: Config) -> None:

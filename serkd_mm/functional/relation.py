@@ -225,7 +225,8 @@ def check_pair(student: Tensor, teacher: Tensor) -> torch.dtype:
             'student and teacher must have the same number of images and '
             f'tokens, got (B, K) = {tuple(student.shape[:2])} and '
             f'{tuple(teacher.shape[:2])}; choose connectors (grid_size, '
-            'num_prefix_tokens) that give both sides the same token count'
+            'num_prefix_tokens), or img_size and patch_size of the backbones, '
+            'that give both sides the same token count'
         )
     wide = torch.float64 in (student.dtype, teacher.dtype)
     return torch.float64 if wide else torch.float32

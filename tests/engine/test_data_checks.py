@@ -20,7 +20,9 @@ DATASET = r'train_dataloader\.dataset\.dataset'
 
 def config(num_classes: int | None = None, **dataset: Any) -> Config:
     """Three loaders of one folder, the one for training within a wrapper."""
-    images = dict(dict(type='ImageNet', data_root='nowhere'), **dataset)
+    pipeline = [dict(type='LoadCheckedImage'), dict(type='PackInputs')]
+    images = dict(type='ImageNet', data_root='nowhere', pipeline=pipeline)
+    images.update(dataset)
     wrapped = dict(type='RepeatDataset', times=2, dataset=images)
     head = dict(type='LinearClsHead', num_classes=num_classes)
     return Config(
@@ -79,7 +81,7 @@ def test_every_dataset_of_a_concatenation_is_looked_at() -> None:
     cfg = config()
     images = cfg.val_dataloader.dataset
     cfg.train_dataloader.dataset = dict(
-        type='ConcatDataset', datasets=[dict(type='Digits'), images]
+        type='ConcatDataset', datasets=[images | dict(type='Digits'), images]
     )
     key = r'^train_dataloader\.dataset\.datasets\.1\.data_root'
     refused(cfg, key, FileNotFoundError)
@@ -102,6 +104,38 @@ def test_what_is_not_asked_for_may_be_missing(tmp_path: Path) -> None:
 def test_remote_images_are_not_looked_for() -> None:
     check_data(config(backend_args=dict(backend='petrel')), BOTH)
     check_data(config(data_root='s3://bucket/images'), BOTH)
+
+
+# -- pipelines --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'pipeline', [None, [], [dict(type='LoadCheckedImage')]]
+)
+def test_a_pipeline_that_packs_nothing_is_named(pipeline: list | None) -> None:
+    text = refused(
+        config(type='Digits', pipeline=pipeline), rf'^{DATASET}\.pipeline'
+    )
+    assert "dict(type='PackInputs')" in text
+
+
+def test_a_pipeline_that_is_no_list_is_named() -> None:
+    cfg = config(type='Digits', pipeline=3)
+    refused(cfg, rf'^{DATASET}\.pipeline must be a list', TypeError)
+
+
+@pytest.mark.parametrize('key', ['dataset', 'sampler'])
+@pytest.mark.parametrize('value', [None, True, 3, 'Digits', []])
+def test_a_part_of_a_loader_that_is_no_config_is_named(
+    key: str, value: Any
+) -> None:
+    cfg = config(type='Digits')
+    cfg.train_dataloader[key] = value
+    refused(cfg, rf'^train_dataloader\.{key} must be the config', TypeError)
+
+
+def test_datasets_of_other_libraries_pack_as_they_like() -> None:
+    check_data(config(type=dict, pipeline=None), BOTH)
 
 
 # -- annotations ------------------------------------------------------------

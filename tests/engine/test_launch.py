@@ -12,19 +12,10 @@ from mmengine.config import Config
 from mmengine.registry import MODELS as RUNNER_MODELS
 from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
-from torch import nn
 
-from serkd_mm.engine.launch import (
-    check_batch_norm,
-    check_keys,
-    leave_teacher_out,
-    resume_after_restart,
-)
-
-from ..models.builders import build, cnn_config, distiller_config, recorder
+from serkd_mm.engine.launch import leave_teacher_out, resume_after_restart
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-IDLE = dict(type='SeRKDDistiller')
 
 
 def test_the_student_is_tested_without_a_trace_of_its_teacher(
@@ -116,63 +107,3 @@ def test_without_launcher_only_the_option_resumes(
     monkeypatch.delenv('SERKD_MM_STARTED')
     resume_after_restart(used)
     assert (used.resume, used.load_from) == (False, 'start.pth')
-
-
-# -- mistakes that show before training -------------------------------------
-
-
-@pytest.mark.parametrize(
-    ('misspelt', 'meant'),
-    [
-        ('param_schedulers', 'param_scheduler'),
-        ('custom_hook', 'custom_hooks'),
-        ('randomnes', 'randomness'),
-        ('load_fromm', 'load_from'),
-        ('train_dataloaders', 'train_dataloader'),
-    ],
-)
-def test_a_misspelt_setting_of_the_runner_is_named(
-    misspelt: str, meant: str
-) -> None:
-    with pytest.raises(ValueError, match=rf"'{misspelt}'.*mean '{meant}'"):
-        check_keys(Config({misspelt: 1}))
-
-
-@pytest.mark.parametrize('path', CONFIGS.rglob('*.py'), ids=str)
-def test_no_config_has_a_key_that_looks_misspelt(path: Path) -> None:
-    check_keys(Config.fromfile(path, import_custom_modules=False))
-
-
-def batch_norm_config(batch_size: int) -> Config:
-    return Config(dict(train_dataloader=dict(batch_size=batch_size)))
-
-
-def test_batch_norm_over_one_image_is_refused() -> None:
-    norm = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    with pytest.raises(
-        ValueError, match=r'train_dataloader\.batch_size is 1.*norm \(1\)'
-    ):
-        check_batch_norm(batch_norm_config(1), norm)
-    check_batch_norm(batch_norm_config(2), norm)
-    check_batch_norm(Config(dict(train_dataloader=None)), norm)
-
-
-def test_norms_that_need_no_batch_may_have_one_image() -> None:
-    class Frozen(nn.BatchNorm2d):
-        def train(self, mode: bool = True) -> Frozen:
-            return super().train(False)
-
-    check_batch_norm(batch_norm_config(1), nn.LayerNorm(4))
-    check_batch_norm(batch_norm_config(1), nn.Sequential(Frozen(4)))
-
-
-def test_batch_norm_of_the_teacher_may_see_one_image() -> None:
-    distiller = distiller_config(losses=('loss_kd',))
-    distiller['teacher_recorders'] = dict(logits=recorder('head.fc'))
-    model = build(teacher=cnn_config(), distiller=distiller)
-    check_batch_norm(batch_norm_config(1), model)
-    student = build(
-        architecture=cnn_config(), teacher=cnn_config(), distiller=IDLE
-    )
-    with pytest.raises(ValueError, match='architecture.backbone.bn1'):
-        check_batch_norm(batch_norm_config(1), student)

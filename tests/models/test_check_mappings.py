@@ -27,24 +27,24 @@ RECORDS = {
     'missing recorder': (
         dict(recorder='logit'),
         (),
-        f"{MAPPING}.preds_S.recorder 'logit' is no recorder of the student, "
+        f"{MAPPING}.preds_S.recorder 'logit' is not in student_recorders, "
         "did you mean 'logits'? There are ['tokens', 'logits']",
     ),
     'missing connector': (
         dict(connector='student_token'),
         (),
-        f"{MAPPING}.preds_S.connector 'student_token' is no connector, did "
-        "you mean 'student_tokens'? There are ['student_tokens', ",
+        f"{MAPPING}.preds_S.connector 'student_token' is not in "
+        "connectors, did you mean 'student_tokens'? There are ['student_",
     ),
     'unlike any connector': (
         dict(connector='xyz'),
         (),
-        f"{MAPPING}.preds_S.connector 'xyz' is no connector; There are",
+        f"{MAPPING}.preds_S.connector 'xyz' is not in connectors; there are",
     ),
     'misspelt setting': (
         dict(conector='student_tokens'),
         (),
-        f"{MAPPING}.preds_S.conector 'conector' is no key, did you mean "
+        f"{MAPPING}.preds_S.conector 'conector' is no setting, did you mean "
         "'connector'? There are ['recorder', 'from_student', ",
     ),
     'no recorder': ({}, ('recorder',), f"{MAPPING}.preds_S lacks 'recorder'"),
@@ -92,8 +92,8 @@ def test_an_unset_connector_is_none() -> None:
 MAPPINGS = {
     'a loss that is not there': (
         dict(loss_dk=dict()),
-        "loss_forward_mappings.loss_dk 'loss_dk' is no loss, did you mean "
-        "'loss_kd'? There are ['loss_kd']",
+        "loss_forward_mappings.loss_dk 'loss_dk' is not in distill_losses, "
+        "did you mean 'loss_kd'? There are ['loss_kd']",
     ),
     'an argument that is not there': (
         dict(preds_X=dict(recorder='logits', from_student=True)),
@@ -105,7 +105,7 @@ MAPPINGS = {
     ),
     'a record that is no dict': (
         dict(preds_S='logits'),
-        f"{MAPPING}.preds_S must be a dict, got str 'logits'",
+        f"{MAPPING}.preds_S must hold a dict, got str 'logits'",
     ),
 }
 
@@ -132,3 +132,30 @@ def test_mappings_that_are_no_dict_are_refused(mappings: Any) -> None:
     cfg['loss_forward_mappings'] = mappings
     with pytest.raises((TypeError, ValueError), match='loss_forward_mappings'):
         build(distiller=cfg)
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'named'),
+    [
+        ('student_recorders', [], 'student_recorders'),
+        ('teacher_recorders', dict(logits='head.fc'), 'teacher_recorders.log'),
+        (
+            'connectors',
+            dict(tokens=[dict(type='VisualTokens'), 3]),
+            'connectors',
+        ),
+        ('connectors', dict(tokens=None), 'connectors.tokens'),
+        ('distill_losses', dict(loss_kd=[dict()]), 'distill_losses.loss_kd'),
+    ],
+)
+def test_parts_that_are_no_configs_are_named(
+    key: str, value: Any, named: str
+) -> None:
+    with pytest.raises(TypeError, match=rf'^{named}.* must hold a dict, got'):
+        build(distiller=distiller_config(**{key: value}))
+
+
+@pytest.mark.parametrize('key', ['student_recorders', 'distill_losses'])
+def test_parts_without_type_are_named(key: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{key}.tokens lacks 'type'"):
+        build(distiller=distiller_config(**{key: dict(tokens=dict(tau=1))}))

@@ -220,3 +220,21 @@ def test_permission_for_a_random_teacher_is_a_boolean(value: Any) -> None:
 def test_a_checkpoint_is_named_by_a_string(value: Any) -> None:
     with pytest.raises(TypeError, match='model.teacher_ckpt must be the path'):
         build(teacher_ckpt=value)
+
+
+@pytest.mark.parametrize('part', ['architecture', 'teacher', 'distiller'])
+@pytest.mark.parametrize('value', [None, 3, [dict()], 'resnet'])
+def test_a_part_that_is_no_config_is_named(part: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f'model.{part} must be a config or'):
+        build(**{part: value})
+
+
+@pytest.mark.parametrize('augment', [3, True, 'Mixup'])
+def test_a_batch_augmentation_that_is_no_config_is_named(augment: Any) -> None:
+    train_cfg = dict(augments=[augment])
+    preprocessor = dict(type='ClsDataPreprocessor', num_classes=CLASSES)
+    with pytest.raises((TypeError, KeyError), match='augments|Mixup'):
+        build(
+            architecture=student_config(train_cfg=train_cfg),
+            data_preprocessor=preprocessor,
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.logging import print_log
@@ -23,6 +23,23 @@ if TYPE_CHECKING:
 
 # As many as a loss over the images of a batch needs.
 IMAGES = 2
+
+
+def check_parts(**parts: Any) -> None:
+    """Refuse networks and distillers that are neither configs nor modules.
+
+    Args:
+        parts: Arguments of the algorithm.
+
+    Raises:
+        TypeError: If one is something else.
+    """
+    for name, part in parts.items():
+        if not isinstance(part, (dict, nn.Module)):
+            raise TypeError(
+                f'model.{name} must be a config or a built module, got '
+                f'{type(part).__name__} {part!r}'
+            )
 
 
 def warn_of_idle_dist_head(algorithm: FrozenTeacherDistill) -> None:
@@ -102,6 +119,22 @@ def check_weights(algorithm: FrozenTeacherDistill) -> None:
                     f'{name}.{setting} must be finite and {wanted}, got '
                     f'{value!r}'
                 )
+
+
+def check_batch_augments(algorithm: FrozenTeacherDistill) -> None:
+    """Refuse batch augmentations that could not be called.
+
+    Raises:
+        TypeError: If one is neither a config nor callable.
+    """
+    preprocessor = algorithm.student.data_preprocessor
+    augments = getattr(preprocessor, 'batch_augments', None)
+    for augment in getattr(augments, 'augments', ()):
+        if not callable(augment):
+            raise TypeError(
+                'architecture.train_cfg.augments must hold configs of batch '
+                f'augmentations, got {augment!r}'
+            )
 
 
 def dry_run(

@@ -17,7 +17,9 @@ from torch import Tensor
 from ... import compat
 from ..heads import DeiTDistillHead
 from .checks import (
+    check_batch_augments,
     check_class_counts,
+    check_parts,
     check_weights,
     dry_run,
     is_logits,
@@ -120,6 +122,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 'teacher_shard and teacher_compile exclude each other; leave '
                 'one of them out'
             )
+        check_parts(
+            architecture=architecture, teacher=teacher, distiller=distiller
+        )
         check_teacher_source(teacher_ckpt, allow_random_teacher)
         self._owns_teacher = True
         self.teacher_ckpt = teacher_ckpt
@@ -157,6 +162,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         warn_of_idle_dist_head(self)
         check_class_counts(self)
         check_weights(self)
+        check_batch_augments(self)
         dry_run(self, input_size)
         if teacher_compile is not False:
             options = {} if teacher_compile is True else teacher_compile

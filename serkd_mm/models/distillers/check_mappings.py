@@ -19,6 +19,40 @@ RECORD = dict(
     connector=str,
     connector_idx=int,
 )
+BLOCKS = (
+    'student_recorders',
+    'teacher_recorders',
+    'distill_deliveries',
+    'connectors',
+    'distill_losses',
+)
+
+
+def check_blocks(blocks: Mapping[str, Any]) -> None:
+    """Refuse recorders, connectors and losses that are no configs.
+
+    Args:
+        blocks: Arguments of the distiller.
+
+    Raises:
+        TypeError: If an argument is no dict of dicts, for connectors of dicts
+            and lists of dicts.
+        ValueError: If one of these has no ``type``.
+    """
+    for key in BLOCKS:
+        entries = blocks.get(key)
+        if entries is None:
+            continue
+        _check_dict(key, entries)
+        for name, entry in entries.items():
+            chain = isinstance(entry, list) and key == 'connectors'
+            for part in entry if chain else [entry]:
+                _check_dict(f'{key}.{name}', part)
+                if 'type' not in part:
+                    raise ValueError(
+                        f"{key}.{name} lacks 'type', the name of a registered "
+                        f'class, got {part}'
+                    )
 
 
 def check_mappings(
@@ -45,7 +79,9 @@ def check_mappings(
     for loss, mapping in mappings.items():
         key = f'loss_forward_mappings.{loss}'
         if loss not in losses:
-            raise ValueError(f'{key} {_unknown("loss", loss, losses)}')
+            raise ValueError(
+                f'{key} {_unknown("not in distill_losses", loss, losses)}'
+            )
         _check_dict(key, mapping)
         _check_arguments(key, mapping, losses[loss])
         for argument, record in mapping.items():
@@ -59,9 +95,8 @@ def _check_arguments(key: str, mapping: dict, loss: nn.Module) -> None:
     owner = f'argument of {type(loss).__name__}'
     for argument in mapping:
         if argument not in parameters:
-            raise ValueError(
-                f'{key}.{argument} {_unknown(owner, argument, parameters)}'
-            )
+            unknown = _unknown(f'no {owner}', argument, parameters)
+            raise ValueError(f'{key}.{argument} {unknown}')
     for name, parameter in parameters.items():
         needed = parameter.default is Parameter.empty
         positional = parameter.kind == Parameter.VAR_POSITIONAL
@@ -81,7 +116,9 @@ def _check_record(
     _check_dict(key, record)
     for name, value in record.items():
         if name not in RECORD:
-            raise ValueError(f'{key}.{name} {_unknown("key", name, RECORD)}')
+            raise ValueError(
+                f'{key}.{name} {_unknown("no setting", name, RECORD)}'
+            )
         optional = value is None and name not in ('recorder', 'from_student')
         wanted = RECORD[name]
         if not optional and type(value) is not wanted:
@@ -99,23 +136,23 @@ def _check_record(
     known = recorders[record['from_student']]
     name = record['recorder']
     if name not in known:
-        unknown = _unknown(f'recorder of the {side}', name, known)
+        unknown = _unknown(f'not in {side}_recorders', name, known)
         raise ValueError(f'{key}.recorder {unknown}')
     connector = record.get('connector')
     if connector and connector not in connectors:
-        unknown = _unknown('connector', connector, connectors)
+        unknown = _unknown('not in connectors', connector, connectors)
         raise ValueError(f'{key}.connector {unknown}')
 
 
 def _check_dict(key: str, value: Any) -> None:
     if not isinstance(value, dict):
         raise TypeError(
-            f'{key} must be a dict, got {type(value).__name__} {value!r}'
+            f'{key} must hold a dict, got {type(value).__name__} {value!r}'
         )
 
 
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+def _unknown(what: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f', did you mean {near[0]!r}?' if near else ';'
-    return f'{name!r} is no {kind}{hint} There are {names}'
+    hint = f', did you mean {near[0]!r}? There' if near else '; there'
+    return f'{name!r} is {what}{hint} are {names}'

@@ -14,7 +14,7 @@ from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from .check_mappings import check_mappings
+from .check_mappings import check_blocks, check_mappings
 
 
 @MODELS.register_module()
@@ -32,12 +32,13 @@ class SeRKDDistiller(ConfigurableDistiller):
         kwargs: Arguments of :class:`mmrazor.ConfigurableDistiller`.
 
     Raises:
-        TypeError: If an entry of ``loss_forward_mappings`` has a wrong type.
+        TypeError: If a part of the configuration has a wrong type.
         ValueError: If a loss has no entry there, an entry names what does not
             exist, or a recorder's source is no module of the model.
     """
 
     def __init__(self, **kwargs: Any) -> None:
+        check_blocks(kwargs)
         super().__init__(**kwargs)
         self._connected: dict[tuple, Any] | None = None
         unmapped = set(self.distill_losses) - set(self.loss_forward_mappings)
@@ -201,7 +202,9 @@ def check_source(
     names = [known_name for known_name, _ in known if known_name]
     if recorder.source in names:
         return
-    near = difflib.get_close_matches(recorder.source, names, n=3, cutoff=0)
+    near = difflib.get_close_matches(
+        str(recorder.source), names, n=3, cutoff=0
+    )
     raise ValueError(
         f'source {recorder.source!r} of {side} recorder {name!r} is no {kind} '
         f'of the {side} ({type(model).__name__}); nearest names: '

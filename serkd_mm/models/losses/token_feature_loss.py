@@ -58,8 +58,9 @@ class TokenFeatureLoss(nn.Module):
             raise ValueError(
                 'student and teacher must have the same number of images and '
                 f'tokens, got shapes {tuple(preds_S.shape)} and '
-                f'{tuple(preds_T.shape)}; choose recorders and connectors '
-                'that give both sides the same token grid'
+                f'{tuple(preds_T.shape)}; choose recorders and connectors, or '
+                'img_size and patch_size of the backbones, that give both '
+                'sides the same token grid'
             )
         loss = F.mse_loss(
             projection(preds_S).float(), preds_T.detach().float()

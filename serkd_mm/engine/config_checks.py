@@ -1,0 +1,172 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Settings that the host would take, ignore or misunderstand in silence."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.runner import FlexibleRunner, Runner
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+# What MMEngine reads of a config beside the arguments of its runners.
+_TOP = (
+    'activation_checkpointing',
+    'compile',
+    'custom_imports',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'sync_bn',
+)
+# Dicts of which the host reads the keys that it knows and no others.
+_NESTED = {
+    'default_hooks': (
+        'checkpoint',
+        'logger',
+        'param_scheduler',
+        'runtime_info',
+        'sampler_seed',
+        'timer',
+        'visualization',
+    ),
+    'env_cfg': ('cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'),
+    'model.architecture.train_cfg': ('augments', 'probs'),
+    'optim_wrapper.paramwise_cfg': (
+        'bias_decay_mult',
+        'bias_lr_mult',
+        'bypass_duplicate',
+        'custom_keys',
+        'dwconv_decay_mult',
+        'flat_decay_mult',
+        'norm_decay_mult',
+    ),
+}
+# Scopes may be unset, which the annotation does not say.
+_MAY_BE_NONE = ('default_scope',)
+
+
+def check_keys(cfg: Config) -> None:
+    """Refuse misspelt names where the host ignores unknown ones.
+
+    MMEngine takes what it does not know for variables of the config, so that
+    a ``param_schedulers`` would have no effect.
+
+    Args:
+        cfg: Config of the runner.
+
+    Raises:
+        TypeError: If a dict of such names is none.
+        ValueError: If an unknown key is nearly a known one.
+    """
+    known = {*_TOP, *_hints(Runner), *_hints(FlexibleRunner)}
+    _check_near('', cfg, known)
+    for path, names in _NESTED.items():
+        block: Any = cfg
+        for part in path.split('.'):
+            block = block.get(part) if hasattr(block, 'get') else None
+        if isinstance(block, dict):
+            _check_near(f'{path}.', block, names)
+        elif block is not None:
+            raise TypeError(f'config key {path} must be a dict, got {block!r}')
+
+
+def _check_near(prefix: str, keys: Iterable, known: Iterable[str]) -> None:
+    for key in keys:
+        if not isinstance(key, str) or key in known:
+            continue
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        if near:
+            raise ValueError(
+                f'config key {prefix}{key} is not known and would have no '
+                f'effect; did you mean {prefix}{near[0]}? A name of your own '
+                'has to differ more'
+            )
+
+
+def check_types(cfg: Config) -> None:
+    """Refuse settings of the runner whose type its signature excludes.
+
+    Args:
+        cfg: Config of the runner.
+
+    Raises:
+        TypeError: If a setting has another type.
+    """
+    hints = {**_hints(FlexibleRunner), **_hints(Runner)}
+    for key, hint in hints.items():
+        if key not in cfg or key == 'cfg':
+            continue
+        value, types = cfg[key], _types(hint)
+        if key in _MAY_BE_NONE:
+            types |= {type(None)}
+        if typing.Any not in types and not isinstance(value, tuple(types)):
+            names = sorted(
+                t.__name__.replace('NoneType', 'None') for t in types
+            )
+            raise TypeError(
+                f'config key {key} must be of type {" or ".join(names)}, got '
+                f'{type(value).__name__} {value!r}'
+            )
+
+
+def check_length(cfg: Config) -> None:
+    """Refuse training of no epochs or iterations.
+
+    Args:
+        cfg: Config of the runner.
+
+    Raises:
+        ValueError: If the length in ``train_cfg`` is no positive integer.
+    """
+    for key in ('max_epochs', 'max_iters'):
+        length = (cfg.get('train_cfg') or {}).get(key, 1)
+        if type(length) is not int or length < 1:
+            raise ValueError(
+                f'train_cfg.{key} must be a positive integer, got {length!r}'
+            )
+
+
+def _hints(runner: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(getattr(runner, '__init__'))  # noqa: B009
+    return {key: hint for key, hint in hints.items() if key != 'return'}
+
+
+def _types(hint: Any) -> set:
+    """Classes of an annotation, its generics without their parameters."""
+    origin = typing.get_origin(hint)
+    if origin is typing.Union:
+        return set().union(*map(_types, typing.get_args(hint)))
+    return {origin or hint}
+
+
+def check_batch_norm(cfg: Config, model: nn.Module) -> None:
+    """Refuse batches of one image where batch statistics are trained.
+
+    Args:
+        cfg: Config of the runner.
+        model: Model of the runner.
+
+    Raises:
+        ValueError: If each process normalises over a single image.
+    """
+    dataloader = cfg.get('train_dataloader')
+    if not isinstance(dataloader, dict) or dataloader.get('batch_size') != 1:
+        return
+    model.train()
+    for name, module in model.named_modules():
+        synced = isinstance(module, nn.SyncBatchNorm) and get_world_size() > 1
+        norm = isinstance(module, _BatchNorm) and not synced
+        if norm and module.training:
+            raise ValueError(
+                'train_dataloader.batch_size is 1, but the student has batch '
+                f'norm ({name}), which would normalise every image by itself;'
+                ' set train_dataloader.batch_size to 2 or more, or '
+                "sync_bn='torch' with several processes"
+            )

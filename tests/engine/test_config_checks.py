@@ -1,0 +1,132 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""What the host would take in silence is refused before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+from torch import nn
+
+from serkd_mm.engine.config_checks import (
+    check_batch_norm,
+    check_keys,
+    check_length,
+    check_types,
+)
+
+from ..models.builders import build, cnn_config, distiller_config, recorder
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+IDLE = dict(type='SeRKDDistiller')
+
+MISSPELT = {
+    'param_schedulers': 'param_scheduler',
+    'custom_hook': 'custom_hooks',
+    'randomnes': 'randomness',
+    'train_dataloaders': 'train_dataloader',
+    'default_hooks.chekpoint': 'default_hooks.checkpoint',
+    'env_cfg.cudnn_benchmrk': 'env_cfg.cudnn_benchmark',
+    'model.architecture.train_cfg.augment': 'model.architecture.train_cfg.'
+    'augments',
+    'optim_wrapper.paramwise_cfg.norm_deca_mult': 'optim_wrapper.'
+    'paramwise_cfg.norm_decay_mult',
+}
+WRONG_TYPES = {
+    'train_dataloader': [1, 2],
+    'custom_hooks': dict(type='EMAHook'),
+    'resume': 'yes',
+    'randomness': None,
+    'default_scope': 3,
+    'load_from': True,
+    'train_cfg': 'by_epoch',
+    'optim_wrapper': 2.5,
+}
+
+
+# -- keys and types ---------------------------------------------------------
+
+
+@pytest.mark.parametrize('key', list(MISSPELT))
+def test_a_key_that_would_be_ignored_is_named(key: str) -> None:
+    cfg = Config()
+    cfg.merge_from_dict({key: 1})
+    with pytest.raises(ValueError, match=f'config key {key} is not') as error:
+        check_keys(cfg)
+    assert f'did you mean {MISSPELT[key]}?' in str(error.value)
+
+
+@pytest.mark.parametrize('key', list(WRONG_TYPES))
+def test_a_setting_of_a_wrong_type_is_named(key: str) -> None:
+    with pytest.raises(TypeError, match=f'config key {key} must be of type'):
+        check_types(Config({key: WRONG_TYPES[key]}))
+
+
+def test_the_configs_of_the_package_pass() -> None:
+    for name in ('quickstart/*', 'cifar10/*', 'serkd_deit-*', 'cnn/rkd_*'):
+        (path, *_) = CONFIGS.glob(f'{name}.py')
+        cfg = Config.fromfile(path)
+        check_keys(cfg)
+        check_types(cfg)
+
+
+def test_unset_settings_and_names_of_ones_own_pass() -> None:
+    cfg: dict[str, Any] = dict(
+        default_scope=None,
+        train_dataloader=None,
+        load_from=None,
+        bgr_mean=[1, 2, 3],
+        train_pipeline=[],
+        default_hooks=dict(my_report=dict(type='Report')),
+    )
+    check_keys(Config(cfg))
+    check_types(Config(cfg))
+
+
+@pytest.mark.parametrize('length', [0, -1, 2.5, '10', None, True])
+@pytest.mark.parametrize('key', ['max_epochs', 'max_iters'])
+def test_training_has_a_length(key: str, length: Any) -> None:
+    check_length(Config(dict(train_cfg={key: 3})))
+    check_length(Config(dict(train_cfg=None)))
+    with pytest.raises(ValueError, match=f'train_cfg.{key} must be a positiv'):
+        check_length(Config(dict(train_cfg={key: length})))
+
+
+# -- batch norm -------------------------------------------------------------
+
+
+def batch_norm_config(batch_size: int) -> Config:
+    return Config(dict(train_dataloader=dict(batch_size=batch_size)))
+
+
+def test_batch_norm_over_one_image_is_refused() -> None:
+    norm = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    with pytest.raises(
+        ValueError, match=r'train_dataloader\.batch_size is 1.*norm \(1\)'
+    ):
+        check_batch_norm(batch_norm_config(1), norm)
+    check_batch_norm(batch_norm_config(2), norm)
+    check_batch_norm(Config(dict(train_dataloader=None)), norm)
+
+
+def test_norms_that_need_no_batch_may_have_one_image() -> None:
+    class Frozen(nn.BatchNorm2d):
+        def train(self, mode: bool = True) -> Frozen:
+            return super().train(False)
+
+    check_batch_norm(batch_norm_config(1), nn.LayerNorm(4))
+    check_batch_norm(batch_norm_config(1), nn.Sequential(Frozen(4)))
+
+
+def test_batch_norm_of_the_teacher_may_see_one_image() -> None:
+    distiller = distiller_config(losses=('loss_kd',))
+    distiller['teacher_recorders'] = dict(logits=recorder('head.fc'))
+    model = build(teacher=cnn_config(), distiller=distiller)
+    check_batch_norm(batch_norm_config(1), model)
+    student = build(
+        architecture=cnn_config(), teacher=cnn_config(), distiller=IDLE
+    )
+    with pytest.raises(ValueError, match='architecture.backbone.bn1'):
+        check_batch_norm(batch_norm_config(1), student)

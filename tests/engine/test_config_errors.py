@@ -1,0 +1,169 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""The last line of an error says where in the config it comes from."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import HOOKS, DefaultScope
+from mmrazor.registry import MODELS
+from torch import nn
+
+from serkd_mm.datasets import BrokenImageError
+from serkd_mm.engine.config_errors import config_errors
+
+from ..models.builders import (
+    algorithm_config,
+    batch,
+    build,
+    distiller_config,
+    student_config,
+    vit_config,
+)
+
+
+def config(**overrides: Any) -> Config:
+    return Config(dict(model=algorithm_config(**overrides)))
+
+
+def raised(cfg: Config) -> Exception:
+    """The error of building a model inside the block."""
+    with pytest.raises(Exception, match='config: ') as e, config_errors(cfg):
+        MODELS.build(cfg.model)
+    return e.value
+
+
+def test_what_was_being_built_is_named_with_its_values() -> None:
+    architecture = student_config()
+    architecture['head']['in_channels'] = 'wide'
+
+    error = raised(config(architecture=architecture))
+
+    assert type(error) is TypeError
+    path = "[config: model.architecture.head = {'type': 'DeiTDistillHead', "
+    assert path in str(error)
+    assert "'in_channels': 'wide'" in str(error).splitlines()[-1]
+    names = []
+    trace = error.__traceback__
+    while trace is not None:
+        names.append(trace.tb_frame.f_code.co_name)
+        trace = trace.tb_next
+    assert 'build_from_cfg' in names
+
+
+def test_one_of_two_equal_parts_is_told_from_the_other() -> None:
+    distiller = distiller_config()
+    for name in ('student_superpixels', 'teacher_superpixels'):
+        distiller['connectors'][name][1]['norm'] = 'ln'
+    distiller['connectors']['teacher_superpixels'][1]['norm'] = 'l3'
+
+    error = raised(config(distiller=distiller))
+
+    place = 'model.distiller.connectors.teacher_superpixels.1 = '
+    assert f'[config: {place}' in str(error)
+
+
+@pytest.mark.parametrize(
+    ('side', 'make'),
+    [('architecture', student_config), ('teacher', vit_config)],
+)
+def test_the_module_that_ran_is_named(side: str, make: Any) -> None:
+    network = make()
+    network['head']['in_channels'] += 1
+
+    error = raised(config(**{side: network}))
+
+    assert type(error) is RuntimeError
+    assert 'mat1 and mat2' in str(error)
+    assert f'[config: model.{side}.head = ' in str(error)
+
+
+def test_a_module_that_runs_after_building_is_named() -> None:
+    cfg = config()
+    model = build()
+    model.student.head.layers.head = nn.Linear(3, 5)
+    with pytest.raises(RuntimeError) as error, config_errors(cfg):
+        model(*batch(), mode='loss')
+    assert '[config: model.architecture.head = ' in str(error.value)
+
+
+def test_a_loss_is_named_with_what_it_compares() -> None:
+    distiller = distiller_config(losses=('loss_angle',))
+    distiller['connectors']['teacher_superpixels'][1]['grid_size'] = 4
+
+    text = str(raised(config(distiller=distiller)))
+
+    assert 'model.distiller.distill_losses.loss_angle = ' in text
+    assert 'model.distiller.loss_forward_mappings.loss_angle = ' in text
+    assert "'connector': 'teacher_superpixels'" in text
+
+
+def test_a_message_that_names_the_place_stays_as_it_is() -> None:
+    cfg = config()
+    message = 'set model.architecture.head.num_classes'
+    with pytest.raises(ValueError, match=f'^{message}$'), config_errors(cfg):
+        _loop(cfg, ValueError(message))
+
+
+def _loop(cfg: Config, error: Exception) -> None:
+    block = cfg.model.architecture.head
+    if block:
+        raise error
+
+
+@pytest.mark.parametrize('error', [KeyError('num'), ValueError('a\nb\n')])
+def test_every_kind_of_message_gets_the_place(error: Exception) -> None:
+    cfg = config()
+    with pytest.raises(type(error)) as raised, config_errors(cfg):
+        _loop(cfg, error)
+    last = str(raised.value).splitlines()[-1]
+    assert '[config: model.architecture.head = ' in last
+    assert str(raised.value).lstrip('\'"').startswith(('num', 'a\nb ['))
+
+
+def test_an_error_that_keeps_its_own_text_is_wrapped() -> None:
+    cfg = config()
+    missing = FileNotFoundError(errno.ENOENT, 'No such file', 'weights.pth')
+    with pytest.raises(RuntimeError) as error, config_errors(cfg):
+        _loop(cfg, missing)
+    assert str(error.value).startswith('FileNotFoundError: [Errno 2] No such')
+    assert '[config: model.architecture.head = ' in str(error.value)
+    assert error.value.__cause__ is missing
+
+
+def test_faults_of_files_are_no_mistakes_in_the_config() -> None:
+    cfg = config()
+    with pytest.raises(BrokenImageError) as error, config_errors(cfg):
+        _loop(cfg, BrokenImageError("broken image 'a.jpg'"))
+    assert str(error.value) == "broken image 'a.jpg'"
+
+
+def test_an_error_from_elsewhere_stays_as_it_is() -> None:
+    with pytest.raises(ValueError, match=r'^nowhere$'):
+        _elsewhere(config())
+
+
+def _elsewhere(cfg: Config) -> None:
+    with config_errors(cfg):
+        raise ValueError('nowhere')
+
+
+def test_values_that_cannot_be_compared_do_no_harm() -> None:
+    cfg = Config(dict(custom_hooks=[dict(type='No', weights=[1, 2])]))
+    tensors = dict(type='No', weights=torch.zeros(2))
+    with (
+        DefaultScope.overwrite_default_scope('mmengine'),
+        pytest.raises(KeyError) as error,
+        config_errors(cfg),
+    ):
+        HOOKS.build(tensors)
+    assert 'No is not in the mmengine::hook registry' in str(error.value)
+
+
+def test_long_parts_are_cut() -> None:
+    cfg = config(architecture=None)
+    assert len(str(raised(cfg))) < 1000
