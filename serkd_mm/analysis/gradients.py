@@ -46,10 +46,17 @@ def measure_losses(
         report.losses.append(LossTerm(name, weight, float(loss), gradients))
     if idle:
         report.notes.append(
-            f'No gradient from {" and ".join(idle)} at the recorded tokens in '
-            'the first step: a head that starts at zero passes none on, and '
-            'frozen layers have none.'
+            f'No gradient from {", ".join(idle)} at {", ".join(targets)} in '
+            'the first step: weights in between are zero (a new head) or '
+            'frozen, or it does not depend on them.'
         )
+
+
+def scalar(loss: Tensor | list[Tensor]) -> Tensor:
+    """A loss as MMEngine adds it up: means, summed over a list."""
+    if isinstance(loss, Tensor):
+        return loss.mean()
+    return torch.stack([part.mean() for part in loss]).sum()
 
 
 def _module(
@@ -63,13 +70,20 @@ def _module(
 
 
 def _targets(distiller: ConfigurableDistiller) -> dict[str, Tensor]:
-    """Student's recorded tokens; its logits where it records no tokens."""
-    learned = {
+    """Student's recorded tokens; all that it records where none are."""
+    records = {
         name: recorder.data_buffer[0]
         for name, recorder in distiller.student_recorders.recorders.items()
         if recorder.data_buffer
-        and isinstance(recorder.data_buffer[0], Tensor)
-        and recorder.data_buffer[0].requires_grad
+    }
+    firsts = {
+        name: value[0] if isinstance(value, (tuple, list)) else value
+        for name, value in records.items()
+    }
+    learned = {
+        name: value
+        for name, value in firsts.items()
+        if isinstance(value, Tensor) and value.requires_grad
     }
     tokens = {k: v for k, v in learned.items() if v.dim() > 2}
     return tokens or learned

@@ -18,7 +18,7 @@ from ..models.algorithms.renormalize import Renormalize
 from ..models.connectors import SuperpixelTokenizer, TokenMap, VisualTokens
 from ..models.distillers.serkd_distiller import check_source
 from .findings import PairReport, Record, Tokens
-from .gradients import measure_losses
+from .gradients import measure_losses, scalar
 from .stack import call_stack, shape_of
 
 SIDES = ('student', 'teacher')
@@ -84,7 +84,12 @@ class PairInspector:
         student, teacher = self.networks['student'], self.networks['teacher']
         student.train()
         teacher.eval()
-        batch = student.data_preprocessor(data, training=True)
+        try:
+            batch = student.data_preprocessor(data, training=True)
+        except Exception as error:
+            self.failed.update(SIDES)
+            self.report.problem('data_preprocessor', error)
+            return {}
         inputs, samples = batch['inputs'], batch['data_samples']
         change = Renormalize.between(
             student.data_preprocessor,
@@ -99,7 +104,7 @@ class PairInspector:
         with self._recording('student'):
             losses = student(inputs, samples, mode='loss')
         return {
-            f'student.{name}': value
+            f'student.{name}': scalar(value)
             for name, value in losses.items()
             if 'loss' in name
         }
@@ -107,9 +112,11 @@ class PairInspector:
     @contextmanager
     def _recording(self, side: str) -> Iterator[None]:
         """Record; a network that fails is a problem, with its module."""
+        recorders = getattr(self.distiller, f'{side}_recorders')
+        self.distiller.set_deliveries_override(side == 'student')
         with call_stack(self.networks[side]) as stack:
             try:
-                with getattr(self.distiller, f'{side}_recorders'):
+                with recorders, self.distiller.deliveries:
                     yield
             except Exception as error:
                 self.failed.add(side)
@@ -128,7 +135,7 @@ class PairInspector:
         if any(value is None for value in arguments.values()):
             return None
         try:
-            loss = self.distiller.distill_losses[name](**arguments)
+            loss = scalar(self.distiller.distill_losses[name](**arguments))
         except Exception as error:
             self.report.problem(*_misfit(name, mapping, arguments, error))
             return None

@@ -13,11 +13,13 @@ from ..models.connectors import TokenMap
 
 
 def shape_of(value: Any) -> tuple[int, ...] | str:
-    """Shape of a tensor or of tokens, else the type."""
+    """Shape of a tensor or of tokens, shapes of several, else the type."""
     if isinstance(value, TokenMap):
         value = value.tokens
     if isinstance(value, Tensor):
         return tuple(value.shape)
+    if isinstance(value, (tuple, list)) and len(value) < 5:
+        return f'[{", ".join(str(shape_of(item)) for item in value)}]'
     return type(value).__name__
 
 

@@ -22,6 +22,10 @@ IMAGENET = (
     'serkd_mm::_base_/default_runtime.py',
 )
 IMAGENET_SIZE = (224, 224)
+_NO_DATA = (
+    "{}'s config has no data and no schedule: those of the package's DeiT "
+    'configs on ImageNet-1k take their place.'
+)
 
 
 @dataclass(frozen=True)
@@ -90,39 +94,33 @@ def suggest(
         for side in networks
     }
     tokens, hw = choose_tokens(traces['student'], traces['teacher'])
-    reason = _no_kd(traces, networks['student'])
-    changes, notes = student_changes(
+    no_kd = _no_kd(traces)
+    changes, changed = student_changes(
         networks['student'],
         built['student'],
         traces['student'],
-        distilled=reason is None,
+        distilled=no_kd is None,
     )
-    logits = _student_logits(built['student'], traces['student'], changes)
-    teacher_logits = traces['teacher'].logits
-    if reason:
-        logits = teacher_logits = None
-    notes = [
-        *([reason] if reason else []),
-        *grid_notes(tokens, hw),
-        *notes,
-        *_teacher_notes(networks['teacher'], size),
-    ]
-    if not own_data:
-        notes.append(
-            f"{student}'s config has no data and no schedule: those of the "
-            "package's DeiT configs on ImageNet-1k take their place."
-        )
+    student_logits = _student_logits(
+        built['student'], traces['student'], changes
+    )
     return Suggestion(
         **networks,
         size=size,
         student_tokens=tokens[0],
         teacher_tokens=tokens[1],
         hw=hw,
-        student_logits=logits,
-        teacher_logits=teacher_logits,
+        student_logits=None if no_kd else student_logits,
+        teacher_logits=None if no_kd else traces['teacher'].logits,
         own_data=own_data,
         changes=changes,
-        notes=tuple(notes),
+        notes=(
+            *([no_kd] if no_kd else []),
+            *grid_notes(tokens, hw),
+            *changed,
+            *_teacher_notes(networks['teacher'], size),
+            *([] if own_data else [_NO_DATA.format(student)]),
+        ),
     )
 
 
@@ -166,7 +164,7 @@ def _student_logits(
     return 'head.fc' if 'head' in changes else trace.logits
 
 
-def _no_kd(traces: dict[str, NetworkTrace], student: ZooNetwork) -> str | None:
+def _no_kd(traces: dict[str, NetworkTrace]) -> str | None:
     """Why the logits are not compared, None if they are."""
     theirs = traces['teacher'].num_classes
     if theirs is None:

@@ -96,10 +96,11 @@ def test_a_suggested_pair_builds_and_learns(
     }
     assert all(0 < float(losses[n]) < 100 for n in ['student.loss', *names])
     assert all(0 <= float(losses[name]) < 100 for name in logits)
-    assert suggestion.hw == (14, 14)
-    for side in ('student', 'teacher'):
-        assert shapes[f'{side}_tokens'][:2] == (2, 196)
-        assert shapes[f'{side}_superpixels'][:2] == (2, 49)
+    side = 16 if teacher == student == 'DINOv2' else 14
+    assert suggestion.hw == (side, side)
+    for name in ('student', 'teacher'):
+        assert shapes[f'{name}_tokens'][:2] == (2, side**2)
+        assert shapes[f'{name}_superpixels'][:2] == (2, side**2 // 4)
     # The relations teach the student from its first layer on.
     sum(losses[name] for name in names[1:]).backward()
     first = next(iter(model.student.backbone.parameters()))
