@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -120,3 +121,14 @@ def test_the_exported_student_gives_the_label(package, exported, monkeypatch):
     printed = []
     exec(code.replace('STUDENT', student.stem), {'print': printed.append})
     assert printed == [int((exported / 'label').read_text())]
+
+
+def test_every_test_that_the_readme_names_is_there():
+    named = re.findall(
+        r'`([\w/]*test_\w+\.py)(?:::(\w+))?`', (ROOT / 'README.md').read_text()
+    )
+    assert len(named) > 20
+    for file, test in named:
+        path = ROOT / 'tests' / file
+        assert path.is_file(), file
+        assert not test or f'def {test}(' in path.read_text(), test
