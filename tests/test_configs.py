@@ -192,6 +192,15 @@ def test_all_configs_are_known_to_the_tests() -> None:
         assert any(name.startswith(start) for name in LEAVES)
 
 
+@pytest.mark.parametrize('folder', sorted({Path(n).parent for n in LEAVES}))
+def test_a_run_of_every_folder_survives_being_killed(folder: Path) -> None:
+    name = next(n for n in LEAVES if Path(n).parent == folder)
+    hooks = Config.fromfile(CONFIGS / name).default_hooks
+
+    assert hooks.checkpoint.type == 'AtomicCheckpointHook'
+    assert hooks.exact_resume.type == 'ExactResumeHook'
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', WITHOUT_TEACHER)
 def test_the_config_without_teacher_takes_a_step(name: str) -> None:
