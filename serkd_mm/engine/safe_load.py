@@ -136,7 +136,8 @@ def _verify_hash(file: BinaryIO, name: str) -> None:
 
 def _load(file: BinaryIO, map_location: Any, name: str) -> Any:
     _refuse_others(file, name)
-    statistics = dict(HistoryBuffer._statistics_methods)
+    # Made, a history has MMEngine's own functions; the class alone has none.
+    statistics = dict(HistoryBuffer()._statistics_methods)
     try:
         if hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
             content = torch.load(file, map_location, weights_only=True)

@@ -294,6 +294,17 @@ def test_a_history_does_not_change_how_others_compute(
     assert HistoryBuffer([1, 3], [1, 1]).statistics('mean') == 2
 
 
+def test_a_process_that_has_made_no_history_reads_one_that_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a run is resumed: validation computes means by this name."""
+    path = tmp_path / 'run.pth'
+    torch.save(dict(history=HistoryBuffer([1, 3], [1, 1])), path)
+    monkeypatch.setattr(HistoryBuffer, '_statistics_methods', {})
+
+    assert read(path)['history'].statistics('mean') == 2
+
+
 def test_text_that_resuming_would_run_is_left_out(
     reader: None, tmp_path: Path
 ) -> None:
