@@ -62,8 +62,8 @@ def distance_loss(
         )
     dtype = check_pair(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
-        psi_s = _distance_relation(student.to(dtype), normalize)
-        psi_t = _distance_relation(teacher.detach().to(dtype), normalize)
+        psi_s = _distance_relation(student, normalize, dtype)
+        psi_t = _distance_relation(teacher.detach(), normalize, dtype)
         return F.smooth_l1_loss(psi_s, psi_t)
 
 
@@ -127,26 +127,28 @@ def angle_loss(student: Tensor, teacher: Tensor, impl: str = 'auto') -> Tensor:
     if impl == 'chunked':
         return ops.angle_loss_chunked(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
-        psi_s = _angle_relation(student.to(dtype))
-        psi_t = _angle_relation(teacher.detach().to(dtype))
+        psi_s = _angle_relation(student, dtype)
+        psi_t = _angle_relation(teacher.detach(), dtype)
         return F.smooth_l1_loss(psi_s, psi_t)
 
 
-def _distance_relation(tokens: Tensor, normalize: str) -> Tensor:
+def _distance_relation(
+    tokens: Tensor, normalize: str, dtype: torch.dtype
+) -> Tensor:
     """Distances over their mean, ``(B, K, K)``."""
     dims = (1, 2) if normalize == 'image' else (0, 1, 2)
-    squared, apart = squared_distances(tokens, dims)
+    squared, apart = squared_distances(tokens, dims, dtype)
     distance = _sqrt(squared, apart)
     count = apart.sum(dim=dims, keepdim=True).clamp(min=1)
     mu = distance.sum(dim=dims, keepdim=True) / count
     psi = distance / torch.where(mu > 0, mu, torch.ones_like(mu))
-    return psi.to(tokens.dtype)
+    return psi.to(dtype)
 
 
-def _angle_relation(tokens: Tensor) -> Tensor:
+def _angle_relation(tokens: Tensor, dtype: torch.dtype) -> Tensor:
     """Cosines at the middle index, ``(B, K, K, K)`` as ``[b, i, j, k]``."""
-    squared, apart = squared_distances(tokens, (1, 2))
-    squared = squared.to(tokens.dtype)
+    squared, apart = squared_distances(tokens, (1, 2), dtype)
+    squared = squared.to(dtype)
     inverse = inverse_distances(squared, apart)
     # G_ik - G_ij - G_jk + G_jj = (D_ij + D_jk - D_ik) / 2
     opposite = squared.unsqueeze(2)
@@ -156,7 +158,7 @@ def _angle_relation(tokens: Tensor) -> Tensor:
 
 
 def squared_distances(
-    tokens: Tensor, dims: tuple[int, ...]
+    tokens: Tensor, dims: tuple[int, ...], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Squared distances between the tokens of an image, up to scale.
 
@@ -167,22 +169,25 @@ def squared_distances(
     where nothing that they can hold is lost; where there is no wider type
     (float64 tokens, and MPS, which has no float64), they are centred first.
     A pair closer than a few units in the last place of the image's largest
-    entry counts as coincident.
+    entry counts as coincident, closer than one in half precision.
 
     Args:
-        tokens: ``(B, K, C)``, float32 or float64.
+        tokens: ``(B, K, C)``, floating point.
         dims: Dimensions whose largest entry sets the unit, a power of two.
             Relations do not depend on scale, so it is a constant for
             gradients; it keeps squares in range.
+        dtype: Precision that the tokens are taken in, float32 or float64.
 
     Returns:
         Squared distances in squared units, float64, 0 for coincident pairs
         and without gradient there, and the boolean mask of the pairs that
         are apart, each ``(B, K, K)``.
     """
+    given = torch.finfo(tokens.dtype).eps
+    tokens = tokens.to(dtype)
     of_image = power_of_two_scale(tokens)
     unit = of_image.amax(dim=dims, keepdim=True)
-    resolution = 4 * torch.finfo(tokens.dtype).eps * of_image / unit
+    resolution = max(4 * torch.finfo(dtype).eps, given) * of_image / unit
     if tokens.dtype == torch.float64 or tokens.device.type == 'mps':
         tokens = tokens / unit
         tokens = tokens - tokens.mean(dim=1, keepdim=True)
@@ -193,7 +198,9 @@ def squared_distances(
     diagonal = torch.diagonal(gram, dim1=1, dim2=2)
     squared = diagonal.unsqueeze(1) + diagonal.unsqueeze(2) - 2 * gram
     largest = diagonal.detach().amax(dim=1)[:, None, None]
-    rounding = 16 * torch.finfo(gram.dtype).eps * largest
+    # What the sums over C channels may be off by.
+    terms = 16 + tokens.shape[2]
+    rounding = terms * torch.finfo(gram.dtype).eps * largest
     limit = torch.maximum(rounding, resolution.to(gram.dtype) ** 2)
     # Not (a > b): nan in the tokens stays nan.
     apart = ~(squared.detach() <= limit)

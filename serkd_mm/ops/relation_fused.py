@@ -194,7 +194,7 @@ def _distances(
     for side, tokens in enumerate(pair):
         size = num * tokens.shape[2] * dtype.itemsize
         for part in _pieces(batch, size, tokens.device):
-            found, apart = squared_distances(tokens[part].to(dtype), (1, 2))
+            found, apart = squared_distances(tokens[part], (1, 2), dtype)
             squared[side, part] = found
             inverse[side, part] = inverse_distances(squared[side, part], apart)
     return squared, inverse

@@ -631,3 +631,37 @@ def test_relations_within_tight_clusters_are_no_noise(noise, impl):
     torch.testing.assert_close(
         angle.double(), expected, rtol=1e-7 / noise + 1e-5, atol=0
     )
+
+
+@pytest.mark.parametrize('scale', [1e-20, 1.0, 1e18])
+@pytest.mark.parametrize('loss', LOSSES)
+def test_equal_tokens_of_many_channels_are_coincident(loss, scale):
+    # The sums over channels are not rounded alike in all pairs.
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        entry = torch.rand(1, 1, 1, generator=generator)
+        student = (entry * scale).expand(1, 6, 768).contiguous()
+        teacher = make_tokens(1, 6, 6, dtype=torch.float32, seed=seed)
+        value, grad = value_and_grad(loss, student, teacher)
+        other, _ = value_and_grad(loss, torch.zeros(1, 6, 1), teacher)
+        assert value == other
+        assert (grad == 0).all()
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('loss', LOSSES)
+def test_half_tokens_one_rounding_apart_count_as_coincident(loss, dtype):
+    student, teacher = make_pair(4, 6, 16, 16, dtype=dtype)
+    student[:, 5] = student[:, 1]
+    value, grad = value_and_grad(loss, student, teacher)
+    # The last bit of one entry.
+    step = torch.zeros_like(student)
+    step[:, 5, 0] = torch.finfo(dtype).eps * student[:, 5, 0].abs() / 2
+    moved = student + step
+    moved = torch.where(moved == student, student + 2 * step, moved)
+    assert (moved != student).any(-1)[:, 5].all()
+    near_value, near_grad = value_and_grad(loss, moved, teacher)
+    torch.testing.assert_close(near_value, value, rtol=1e-2, atol=0)
+    torch.testing.assert_close(
+        near_grad, grad, rtol=0, atol=0.05 * grad.abs().max().item()
+    )
