@@ -3,6 +3,7 @@
 
 from .conv_attention import nearest_offsets, position_scores
 from .relation import angle_loss, distance_loss
+from .scale import unit_length
 from .spatial import dense_logits, local_weight, spatial_distill_loss
 from .superpixel import superpixel_grid, superpixel_tokens
 
@@ -16,4 +17,5 @@ __all__ = [
     'spatial_distill_loss',
     'superpixel_grid',
     'superpixel_tokens',
+    'unit_length',
 ]

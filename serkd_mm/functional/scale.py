@@ -34,3 +34,30 @@ def power_of_two_scale(x: Tensor) -> Tensor:
     # Older PyTorch takes the power of an integer in float32, where 2**1022
     # is infinite.
     return torch.ldexp(torch.ones_like(largest), exponent.to(largest.dtype))
+
+
+def unit_length(tokens: Tensor) -> Tensor:
+    """Tokens of length 1.
+
+    Computed in float32 at least and for any magnitude. A token shorter than
+    a few units in the last place of the image's largest entry is the zero
+    vector and sends no gradient.
+
+    Args:
+        tokens: ``(B, N, C)``, floating point.
+
+    Returns:
+        Tokens of the same shape and dtype.
+
+    Example:
+        >>> import torch
+        >>> unit_length(torch.tensor([[[3e30, -4e30], [0.0, 0.0]]]))
+        tensor([[[ 0.6000, -0.8000],
+                 [ 0.0000,  0.0000]]])
+    """
+    x = tokens if tokens.dtype == torch.float64 else tokens.float()
+    x = x / power_of_two_scale(x)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    there = ~(length <= 4 * torch.finfo(tokens.dtype).eps)  # nan stays nan
+    x = x / length.where(there, torch.ones_like(length)) * there
+    return x.to(tokens.dtype)

@@ -42,7 +42,9 @@ def dense_logits(
             f'shape {tuple(tokens.shape)}; record the tokens that this '
             'classifier reads'
         )
-    return F.linear(tokens, weight, bias)
+    # Half precision ends at 65504, tokens and logits need not.
+    with torch.autocast(tokens.device.type, enabled=False):
+        return F.linear(tokens.to(weight.dtype), weight, bias)
 
 
 def local_weight(progress: float, schedule: str = 'linear') -> float:

@@ -87,7 +87,9 @@ def superpixel_tokens(
     Half-precision input is clustered in float32: an association needs the
     exponents of scores that are sums of C products, and the means feed
     distances between tokens that differ little. Scores are formed from
-    tokens divided by their largest magnitude, so that scores do not overflow.
+    tokens divided by their largest magnitude, so that scores do not overflow;
+    where that is 32768 or more (float32), Q is a choice of rounding and sends
+    no gradient.
 
     ``impl='dense'`` associates every token with every superpixel in one
     masked product: time O(B N K C), memory O(B N (C + K)). ``'local'`` works
@@ -219,8 +221,12 @@ def log_association(scores: Tensor, outside: Tensor, scale: Tensor) -> Tensor:
     """Log of Q from scaled scores; -inf outside of the neighbourhood.
 
     The scale is multiplied back after the row maximum is subtracted: large
-    tokens give a hard association instead of inf - inf.
+    tokens give a hard association instead of inf - inf. It sends no gradient
+    where tokens are so large (from 32768 on in float32) that rounding alone
+    makes exponents differ by tens.
     """
+    resolvable = scale <= 16 * torch.finfo(scores.dtype).eps ** -0.5
+    scores = scores.where(resolvable, scores.detach())
     scores = scores.masked_fill(outside, float('-inf'))
     scores = scores - scores.detach().amax(-1, keepdim=True)
     lowest = torch.finfo(scores.dtype).min / 4

@@ -92,7 +92,10 @@ class FeatureMapTokenizer(BaseConnector):
             return F.avg_pool2d(maps, self.stride)
         # Every channel is an image of its own, so that one kernel serves all.
         alone = maps.flatten(0, 1).unsqueeze(1)
-        pooled = F.conv2d(alone, self.kernel, stride=self.stride)
+        kernel = self.kernel.to(maps.dtype)
+        # In the map's own precision: narrower ones cannot hold all of it.
+        with torch.autocast(maps.device.type, enabled=False):
+            pooled = F.conv2d(alone, kernel, stride=self.stride)
         return pooled.squeeze(1).unflatten(0, maps.shape[:2])
 
     def _checked(self, feature: Tensor | TokenMap) -> Tensor:

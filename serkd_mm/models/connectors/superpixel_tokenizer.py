@@ -1,6 +1,7 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from mmrazor.models.architectures.connectors.base_connector import (
     BaseConnector,
@@ -8,7 +9,7 @@ from mmrazor.models.architectures.connectors.base_connector import (
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from ...functional import superpixel_grid, superpixel_tokens
+from ...functional import superpixel_grid, superpixel_tokens, unit_length
 from .visual_tokens import TokenMap
 
 NORMS = (None, 'ln', 'l2')
@@ -87,7 +88,10 @@ class SuperpixelTokenizer(BaseConnector):
             return superpixels
         grid = superpixel_grid(feature.hw, self.grid_size)
         maps = superpixels.transpose(1, 2).unflatten(2, grid)
-        maps = maps + self.refine(maps)
+        wide = maps.to(self.refine.weight.dtype)
+        # Half precision ends at 65504, superpixels need not.
+        with torch.autocast(maps.device.type, enabled=False):
+            maps = maps + self.refine(wide).to(maps.dtype)
         return maps.flatten(2).transpose(1, 2)
 
     def assignment(self, feature: TokenMap) -> Tensor:
@@ -115,9 +119,7 @@ class SuperpixelTokenizer(BaseConnector):
         if self.norm == 'ln':
             tokens = F.layer_norm(tokens, tokens.shape[-1:])
         elif self.norm == 'l2':
-            # The smallest norm that is divided by is 0 in half precision.
-            unit = F.normalize(tokens.float(), dim=-1)
-            tokens = unit.to(tokens.dtype)
+            tokens = unit_length(tokens)
         return superpixel_tokens(
             tokens,
             hw,

@@ -1,7 +1,9 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
-import torch.nn.functional as F
+import math
+
+import torch
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
@@ -62,7 +64,10 @@ class TokenFeatureLoss(nn.Module):
                 'img_size and patch_size of the backbones, that give both '
                 'sides the same token grid'
             )
-        loss = F.mse_loss(
-            projection(preds_S).float(), preds_T.detach().float()
-        )
+        # Half precision ends at 65504, tokens without final norm may not.
+        with torch.autocast(preds_S.device.type, enabled=False):
+            projected = projection(preds_S.to(projection.weight.dtype))
+        error = projected.float() - preds_T.detach().float()
+        # A mean whose sum need not be in range.
+        loss = (error / math.sqrt(error.numel())).square().sum()
         return self.loss_weight * loss
