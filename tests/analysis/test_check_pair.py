@@ -25,8 +25,15 @@ from serkd_mm.analysis import (
     show_pair,
 )
 from serkd_mm.analysis.cost import count_flops
-from serkd_mm.models import TokenFeatureLoss
+from serkd_mm.models import TokenDistanceLoss, TokenFeatureLoss
 from serkd_mm.models.algorithms.teacher import build_teacher
+
+from ..models.builders import (
+    algorithm_config,
+    cnn_config,
+    distiller_config,
+    recorder,
+)
 
 DISTILLER = 'model.distiller'
 MAPPINGS = f'{DISTILLER}.loss_forward_mappings'
@@ -108,9 +115,9 @@ def test_values_and_gradients_have_the_losses_weight(
     for before, after in zip(fitting.losses, doubled.losses):
         factor = 2 if before.name == 'distill.loss_distance' else 1
         assert after.value == pytest.approx(factor * before.value)
-        for recorder, gradient in before.gradients.items():
+        for name, gradient in before.gradients.items():
             expected = pytest.approx(factor * gradient)
-            assert after.gradients[recorder] == expected
+            assert after.gradients[name] == expected
 
 
 def test_a_gradient_is_that_of_the_tokens(
@@ -221,6 +228,44 @@ def test_a_stage_of_every_network_may_be_compared() -> None:
     assert reached == {'stage1', 'stage2'}
 
 
+def test_records_before_an_activation_stay_what_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither network's ReLU writes into the batch norm's output."""
+    tokens = dict(recorder='tokens', connector='tokens', connector_idx=0)
+    model = algorithm_config(
+        architecture=cnn_config(),
+        teacher=cnn_config(),
+        distiller=distiller_config(
+            losses=('loss_distance',),
+            student_recorders=dict(tokens=recorder('backbone.bn1')),
+            teacher_recorders=dict(tokens=recorder('backbone.bn1')),
+            connectors=dict(tokens=dict(type='FeatureMapTokenizer', stride=4)),
+            loss_forward_mappings=dict(
+                loss_distance=dict(
+                    preds_S=dict(tokens, from_student=True),
+                    preds_T=dict(tokens, from_student=False),
+                )
+            ),
+        ),
+    )
+    optimizer = dict(optimizer=dict(type='SGD', lr=0.1))
+    cfg = Config(dict(model=model, optim_wrapper=optimizer))
+
+    forward = TokenDistanceLoss.forward
+    lowest = []
+
+    def watch(loss: Any, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        lowest.extend(float(side.min()) for side in (preds_S, preds_T))
+        return forward(loss, preds_S, preds_T)
+
+    monkeypatch.setattr(TokenDistanceLoss, 'forward', watch)
+    report = check_pair(cfg, 'pair', replace(OPTIONS, size=(32, 32)))
+
+    assert report.fits
+    assert max(lowest[:2]) < 0
+
+
 # -- pairs that do not fit --------------------------------------------------
 
 
@@ -306,7 +351,7 @@ def test_a_network_that_does_not_run_names_its_module() -> None:
             'is nan on random images',
         ),
         ('optim_wrapper.optimizer.type', 'No', 'optim_wrapper', 'No'),
-        ('param_schedulers', [], 'config', "'param_scheduler'?"),
+        ('param_schedulers', [], 'config', 'param_scheduler'),
         ('model.no_such_option', 1, 'model', 'no_such_option'),
     ],
 )
