@@ -124,7 +124,8 @@ def _losses(report: PairReport) -> Table:
     recorders = report.losses[0].gradients if report.losses else {}
     random = any(c.weights.startswith('RANDOM') for c in report.networks)
     with_random = ' with a RANDOM teacher' if random else ''
-    table = _table(f'Losses{with_random}, weights included', 'loss')
+    title = f'Losses{with_random}; weights included, gradients as norms'
+    table = _table(title, 'loss')
     for name in ('weight', 'value'):
         table.add_column(name, justify='right')
     for name in recorders:

@@ -145,7 +145,7 @@ def _trace(
     try:
         return trace_network(model, size)
     except ValueError as error:
-        hint = ''
+        hint = '; its training images have this size: give --size'
         if side == 'teacher':
             hint = (
                 f"; the {by(size)} pixels are the student's, whose batch the "
