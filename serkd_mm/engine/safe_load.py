@@ -109,14 +109,14 @@ def load_url(
         try:
             torch.hub.download_url_to_file(url, str(partial), None, progress)
             with open(partial, 'rb') as opened:
-                _verify_hash(opened, url)
+                _verify_hash(opened, str(path), source=url)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
     return load(path, map_location)
 
 
-def _verify_hash(file: BinaryIO, name: str) -> None:
+def _verify_hash(file: BinaryIO, name: str, source: str | None = None) -> None:
     """Compare a file with the hash in its name, if there is one."""
     match = _HASH.search(name)
     if match is None:
@@ -127,8 +127,8 @@ def _verify_hash(file: BinaryIO, name: str) -> None:
     file.seek(0)
     if not digest.hexdigest().startswith(match[1]):
         raise UnsafeCheckpointError(
-            f'{name} was refused: by its name its SHA-256 starts with '
-            f'{match[1]}, but it is {digest.hexdigest()}. Get the file again; '
+            f'{source or name} was refused: by its name its SHA-256 starts '
+            f'with {match[1]}, but it is {digest.hexdigest()}. Get the file again; '
             'if that part of the name is no hash of it (a date, or the '
             "published_keys of MMEngine's CheckpointHook), rename it"
         )

@@ -19,9 +19,8 @@ def read(text: str) -> Config:
     return read_run_config({'meta': {'cfg': text}}, 'run.pth')
 
 
-@pytest.mark.parametrize('name', ['quickstart/serkd.py', 'serkd_deit-s.py'])
-def test_a_config_is_read_as_it_was_written(name: str) -> None:
-    cfg = Config.fromfile(ROOT / 'configs' / name)
+def test_a_config_is_read_as_it_was_written() -> None:
+    cfg = Config.fromfile(ROOT / 'configs' / 'quickstart' / 'serkd.py')
     assert read(cfg.pretty_text).to_dict() == cfg.to_dict()
 
 

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mmpretrain
@@ -26,6 +27,7 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, PretrainedInit
 from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
 from serkd_mm.engine.export import export_student
@@ -475,7 +477,7 @@ def test_a_download_with_another_hash_is_refused_and_not_kept(
     server: str, tmp_path: Path
 ) -> None:
     path, digest = saved(tmp_path / 'remote', 'a-01234567.pth')
-    url = f'{server}/{path.name}'
+    url = f'{server}/{path.name}?download=true'
     with pytest.raises(UnsafeCheckpointError, match=digest) as error:
         read(url)
     assert str(error.value).startswith(f'{url} was refused')
@@ -554,6 +556,43 @@ def test_no_road_runs_what_is_in_a_file(
 
     with pytest.raises(UnsafeCheckpointError, match=r'evil\.pth was refused'):
         ROADS[road](where, tmp_path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    'scheme', ['s3://x/', 'petrel://x/', 'openmmlab://', 'mmcls://']
+)
+def test_no_scheme_runs_what_is_in_a_file(
+    reader: None,
+    scheme: str,
+    server: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    marker, path = tmp_path / 'ran', tmp_path / 'remote' / 'evil.pth'
+    torch.save(evil(marker)['eval'][0], path)
+    for name, value in dict(
+        get_file_backend=lambda *_, **__: SimpleNamespace(
+            get=lambda _: path.read_bytes()
+        ),
+        get_external_models=lambda: {'evil': str(path)},
+        get_mmcls_models=lambda: {'evil': f'{server}/{path.name}'},
+    ).items():
+        monkeypatch.setattr(mmengine_checkpoint, name, value)
+
+    with pytest.raises(UnsafeCheckpointError, match='eval'):
+        read(f'{scheme}evil')
+    assert not marker.exists()
+
+
+def test_no_variable_of_the_environment_switches_the_check_off(
+    reader: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    marker, path = tmp_path / 'ran', tmp_path / 'evil.pth'
+    torch.save(evil(marker)['eval'][0], path)
+    with pytest.raises(UnsafeCheckpointError):
+        read(path)
     assert not marker.exists()
 
 
