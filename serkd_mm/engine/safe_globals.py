@@ -100,7 +100,7 @@ class _RestrictedUnpickler(_Unpickler):
         # torch.save writes names as Python 2 had them.
         module, name = NAME_MAPPING.get((module, name), (module, name))
         path = f'{IMPORT_MAPPING.get(module, module)}.{name}'
-        for known in (weights_only._get_allowed_globals(), allowed_globals()):
+        for known in (allowed_globals(), weights_only._get_allowed_globals()):
             if path in known:
                 return known[path]
         raise pickle.UnpicklingError(f'GLOBAL {path} was not an allowed one')

@@ -128,8 +128,8 @@ def _verify_hash(file: BinaryIO, name: str, source: str | None = None) -> None:
     if not digest.hexdigest().startswith(match[1]):
         raise UnsafeCheckpointError(
             f'{source or name} was refused: by its name its SHA-256 starts '
-            f'with {match[1]}, but it is {digest.hexdigest()}. Get the file again; '
-            'if that part of the name is no hash of it (a date, or the '
+            f'with {match[1]}, but it is {digest.hexdigest()}. Get the file '
+            'again; if that part of the name is no hash of it (a date, or the '
             "published_keys of MMEngine's CheckpointHook), rename it"
         )
 

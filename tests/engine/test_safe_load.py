@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import _codecs
 import copyreg
 import hashlib
 import http.server
@@ -31,7 +32,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
 from serkd_mm.engine.export import export_student
-from serkd_mm.engine.safe_globals import allow_in_torch
+from serkd_mm.engine.safe_globals import allow_in_torch, load_restricted
 from serkd_mm.engine.safe_load import UnsafeCheckpointError
 from serkd_mm.models.algorithms.teacher import load_teacher_weights
 
@@ -281,6 +282,15 @@ def test_types_of_numbers_cannot_be_changed(
     assert read(path)['state_dict'] == np.float64
     assert np.dtype('f8').fields is None
     assert np.dtype('f8').isnative
+
+
+def test_text_is_encoded_as_bytes_and_not_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / 'text.pth'
+    torch.save(dict(a=Call(_codecs.encode, 'abc', 'rot13')), path)
+    with pytest.raises(pickle.UnpicklingError, match="text as 'rot13'"):
+        load_restricted(path)
+    torch.save(dict(a=b'\xff'), path)
+    assert load_restricted(path) == dict(a=b'\xff')
 
 
 def test_a_history_does_not_change_how_others_compute(
