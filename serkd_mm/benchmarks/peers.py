@@ -174,6 +174,7 @@ def behaviour(model: Algorithm, cfg: Any, batch: int) -> dict[str, Any]:
         **{
             f'{name}, same weights and batch': v.item()
             for name, v in losses.items()
+            if 'loss' in name
         },
     }
 
