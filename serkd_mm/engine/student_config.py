@@ -110,8 +110,10 @@ def _use_host_classes(value: Any) -> Any:
 def _use_host_hooks(cfg: dict) -> None:
     """Leave out the hooks of a distillation; others become the host's."""
     default = cfg.get('default_hooks') or {}
-    for name, hook in default.items():
+    for name, hook in list(default.items()):
         default[name] = _host_hook(hook)
+        if hook and not default[name]:
+            del default[name]
     custom = [_host_hook(h) for h in cfg.pop('custom_hooks', None) or ()]
     if any(custom):
         cfg['custom_hooks'] = [hook for hook in custom if hook]

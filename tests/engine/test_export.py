@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 from mmpretrain import ImageClassificationInferencer
 from mmrazor.registry import MODELS
 
@@ -243,8 +244,7 @@ def test_hooks_of_the_package_become_those_that_they_extend(
     hooks = student.default_hooks
     assert student.custom_hooks == [dict(type='EMAHook')]
     assert hooks.checkpoint == dict(checkpoint, type='CheckpointHook')
-    # MMEngine leaves a default hook of None out.
-    assert hooks.non_finite is None
+    assert 'non_finite' not in hooks
     assert hooks.logger == cfg.default_hooks.logger
 
 
@@ -347,3 +347,25 @@ def test_programs_need_the_size_of_the_images(
     assert image_size(student, images) == (224, 224)
     with pytest.raises(ValueError, match='name it with --size'):
         export._known(None)
+
+
+def test_mmengine_trains_and_tests_by_the_exported_config(
+    cfg: Config, checkpoint: Path, tmp_path: Path
+) -> None:
+    weights, config, *_ = export_student(
+        str(checkpoint), str(tmp_path / 's.pth'), config=cfg
+    )
+    student = Config.fromfile(config)
+    student.work_dir = str(tmp_path / 'work')
+    student.load_from = str(weights)
+    student.train_cfg = dict(by_epoch=False, max_iters=1)
+    student.param_scheduler = None
+    student.auto_scale_lr = None
+    student.val_cfg = student.val_dataloader = student.val_evaluator = None
+    student.test_dataloader.dataset.indices = 20
+    runner = Runner.from_cfg(student)
+
+    assert set(runner.test()) == {'accuracy/top1'}
+    runner.train()
+
+    assert runner.iter == 1
