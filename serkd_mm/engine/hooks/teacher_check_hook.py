@@ -1,6 +1,7 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
+import functools
 from itertools import islice
 
 import torch
@@ -94,13 +95,16 @@ class TeacherCheckHook(Hook):
         self, runner: Runner, model: FrozenTeacherDistill
     ) -> tuple[dict[str, float], int]:
         """Metrics of the teacher and the number of images they are of."""
-        loop, count = runner.val_loop, 0
+        loop, count, teacher = runner.val_loop, 0, model.teacher
+        predict = functools.partial(teacher, mode='predict')
+        if getattr(teacher, '_compiled_call_impl', None) is not None:
+            # The call is compiled for what training does with it.
+            predict = teacher.predict
         with kept_random_state(), autocast(enabled=loop.fp16):
             for batch in islice(loop.dataloader, self.num_batches):
                 data = model.data_preprocessor(batch, False)
                 inputs = model.teacher_inputs(data['inputs'])
-                # Not the call, which may be compiled for training's shapes.
-                predicted = model.teacher.predict(inputs, data['data_samples'])
+                predicted = predict(inputs, data['data_samples'])
                 loop.evaluator.process(
                     data_samples=predicted, data_batch=batch
                 )

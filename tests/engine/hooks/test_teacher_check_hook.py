@@ -110,6 +110,26 @@ def test_its_top1_goes_to_log_and_visualizer(
     assert [row for row in written if 'teacher/top1' in row] == written[:1]
 
 
+def test_a_compiled_teacher_is_not_compiled_anew(tmp_path: Path) -> None:
+    compiled: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph
+
+    model = build(teacher_compile=dict(backend=backend, fullgraph=True))
+    val = validation(labelled(model.teacher, right=17))
+    before = len(compiled)
+
+    hook = TeacherCheckHook()
+    runner = make_runner(tmp_path, model, custom_hooks=[hook], **val)
+    runner._val_loop = runner.build_val_loop(runner._val_loop)
+    metrics, _ = hook._evaluate(runner, model)
+
+    assert metrics['accuracy/top1'] == 85.0
+    assert before == len(compiled) == 1
+
+
 def test_a_few_batches_are_enough_if_asked_for(tmp_path: Path) -> None:
     model = build()
     samples = labelled(model.teacher, right=9)
