@@ -276,6 +276,20 @@ def test_the_dump_gives_the_same_losses_and_gradients_again(
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_soft_labels_are_dumped_as_they_came(tmp_path: Path) -> None:
+    samples = batches(4, bad=(2,), value=0.0)
+    for label, sample in enumerate(samples):
+        sample['data_samples'].set_gt_score(torch.eye(5)[label % 5])
+
+    # Mixup replaces them by mixed ones.
+    path, losses = dumped(tmp_path, train_dataloader=loader(samples))
+
+    batch = torch.load(path, weights_only=False)['data_batch']
+    for label, sample in enumerate(batch['data_samples'], start=8):
+        assert torch.equal(sample.gt_score, torch.eye(5)[label % 5])
+    assert replay(path).losses == losses
+
+
 def test_the_dump_depends_on_the_state_that_it_holds(tmp_path: Path) -> None:
     path, losses = dumped(tmp_path)
     dump = torch.load(path, weights_only=False)
