@@ -70,7 +70,7 @@ class IterationRecord:
             save_dump(
                 path, self.model, cfg, self.data_batch, self._random_state, amp
             )
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # other ranks wait for this one
             return f'no dump, as {path} could not be written ({error})'
         return f'serkd_mm.engine.replay({str(path)!r}) computes them again'
 
