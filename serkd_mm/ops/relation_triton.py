@@ -87,12 +87,6 @@ def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
             'not installed; '
             "use impl='chunked'"
         )
-    on_cuda = student.is_cuda and teacher.is_cuda
-    if not on_cuda and not _compiled()[1]:
-        raise RuntimeError(
-            "impl='triton' needs tensors on a CUDA device, got "
-            f"{student.device} and {teacher.device}; use impl='chunked'"
-        )
     return fused_angle_loss(student, teacher, 'triton')
 
 
@@ -106,7 +100,13 @@ def kernel_terms(
 ) -> tuple[Tensor, Tensor | None]:
     """Sums over triples, as :func:`.relation_chunked.slab_terms`."""
     _, batch, num, _ = squared.shape
+    # Here and not before the operator: torch.compile cannot trace an import.
     kernel, interpreted = _compiled()
+    if not squared.is_cuda and not interpreted:
+        raise RuntimeError(
+            "impl='triton' needs tensors on a CUDA device, got "
+            f"{squared.device}; use impl='chunked'"
+        )
     rows, steps, columns = _tile(num, interpreted)
     blocks = -(-num // rows)
     values = squared.new_empty(batch, blocks)
