@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 from typing import Any
 
@@ -57,6 +58,14 @@ class RankReport(Hook):
         self, runner: Any, metrics: dict[str, float] | None = None
     ) -> None:
         self.metrics = dict(metrics or {})
+
+    def before_run(self, runner: Any) -> None:
+        atexit.register(
+            lambda: print(
+                'exits in a process group:',
+                torch.distributed.is_initialized(),
+            )
+        )
 
     def after_train(self, runner: Any) -> None:
         wrapped = is_model_wrapper(runner.model)

@@ -16,6 +16,7 @@ from serkd_mm.engine.launch import (
     build_runner,
     leave_teacher_out,
     load_config,
+    process_group_of_block,
 )
 from serkd_mm.engine.whole_checkpoint import require_whole_checkpoint
 
@@ -48,7 +49,7 @@ def main() -> None:
     if args.amp:
         cfg.test_cfg.fp16 = True
     leave_teacher_out(cfg)
-    with config_errors(cfg):
+    with process_group_of_block(), config_errors(cfg):
         check_data(cfg, ('test_dataloader',))
         runner = build_runner(cfg)
         require_whole_checkpoint(runner)

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from serkd_mm.engine.launch import (
     add_runner_arguments,
     load_config,
+    process_group_of_block,
     resume_after_restart,
     train,
 )
@@ -78,7 +79,8 @@ def main() -> None:
     cfg = load_config(args)
     merge_training_options(cfg, args)
     resume_after_restart(cfg)
-    train(cfg)
+    with process_group_of_block():
+        train(cfg)
 
 
 if __name__ == '__main__':

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import os.path as osp
+from collections.abc import Iterator
 
 from mmengine import hub
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
-from torch import nn
+from torch import distributed, nn
 
 from .. import compat
 from .config_checks import (
@@ -87,6 +89,27 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.merge_from_dict(args.cfg_options)
     compat.prepare_cpu_distributed(cfg)
     return cfg
+
+
+@contextlib.contextmanager
+def process_group_of_block() -> Iterator[None]:
+    """Leave the process group, if one was joined, when the block ends.
+
+    A process that exits inside a group can be aborted, its work done: the
+    group's threads may ask for an interpreter that is going away. After an
+    error the group is kept, since leaving it may wait for the other ranks.
+    """
+    try:
+        yield
+    except SystemExit:
+        _leave_process_group()
+        raise
+    _leave_process_group()
+
+
+def _leave_process_group() -> None:
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def train(cfg: Config) -> nn.Module:
