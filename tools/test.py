@@ -6,6 +6,7 @@ python tools/test.py configs/serkd_deit-s.py work_dirs/epoch_300.pth
 
 import argparse
 
+from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 
@@ -42,6 +43,17 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def evaluate(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
+    """Test what a config describes and return the metrics."""
+    with config_errors(cfg):
+        check_data(cfg, ('test_dataloader',))
+        runner = build_runner(cfg)
+        require_whole_checkpoint(runner)
+        if args.out and args.out_item == 'pred':
+            runner.test_evaluator.metrics.append(DumpResults(args.out))
+        return runner.test()
+
+
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
@@ -49,13 +61,8 @@ def main() -> None:
     if args.amp:
         cfg.test_cfg.fp16 = True
     leave_teacher_out(cfg)
-    with process_group_of_block(), config_errors(cfg):
-        check_data(cfg, ('test_dataloader',))
-        runner = build_runner(cfg)
-        require_whole_checkpoint(runner)
-        if args.out and args.out_item == 'pred':
-            runner.test_evaluator.metrics.append(DumpResults(args.out))
-        metrics = runner.test()
+    with process_group_of_block():
+        metrics = evaluate(cfg, args)
     if args.out and args.out_item == 'metrics':
         dump(metrics, args.out)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import os.path as osp
+import traceback
 from collections.abc import Iterator
 
 from mmengine import hub
@@ -96,12 +98,15 @@ def process_group_of_block() -> Iterator[None]:
     """Leave the process group, if one was joined, when the block ends.
 
     A process that exits inside a group can be aborted, its work done: the
-    group's threads may ask for an interpreter that is going away. After an
-    error the group is kept, since leaving it may wait for the other ranks.
+    group's threads may ask for an interpreter that is going away. They end
+    with the last reference to the group, hence the model must be the block's
+    own. After an error the group is kept, since leaving it may wait for the
+    other ranks.
     """
     try:
         yield
-    except SystemExit:
+    except SystemExit as stop:
+        traceback.clear_frames(stop.__traceback__)
         _leave_process_group()
         raise
     _leave_process_group()
@@ -110,6 +115,7 @@ def process_group_of_block() -> Iterator[None]:
 def _leave_process_group() -> None:
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+        gc.collect()  # the model wrapper, which is part of cycles
 
 
 def train(cfg: Config) -> nn.Module:
