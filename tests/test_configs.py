@@ -1,5 +1,5 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
-"""Every config builds and takes a step; networks are swapped by options."""
+"""Every config builds and trains; networks are swapped by options."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def read(name: str, **options: Any) -> Config:
     """A config with options, as ``--cfg-options`` would set them.
 
     Without the trial at building: the tests that need it ask for it, and the
-    others take a step.
+    others train.
     """
     cfg = Config.fromfile(CONFIGS / name)
     if 'teacher' in cfg.model:
@@ -141,25 +141,30 @@ def random_batch(cfg: Config, size: int = 2) -> dict:
     )
 
 
-def step(cfg: Config, model: nn.Module, size: int = 2) -> dict[str, Tensor]:
-    """One step of training; every trainable parameter must take part."""
+def train(
+    cfg: Config, model: nn.Module, size: int = 2, steps: int = 1
+) -> dict[str, Tensor]:
+    """Steps of training; all trainable parameters must take part in each."""
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
-    data = model.data_preprocessor(random_batch(cfg, size), training=True)
-    losses = model(**data, mode='loss')
-    loss, _ = model.parse_losses(losses)
-    optimizer.backward(loss)
     trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    without = [n for n, p in trainable.items() if p.grad is None]
-    broken = [
-        n
-        for n, p in trainable.items()
-        if p.grad is not None and not torch.isfinite(p.grad).all()
-    ]
-    assert (without, broken) == ([], [])
-    assert sum(float(p.grad.abs().sum()) for p in trainable.values()) > 0
-    before = {n: p.detach().clone() for n, p in trainable.items()}
-    optimizer.step()
-    assert any(not torch.equal(p, before[n]) for n, p in trainable.items())
+    for _ in range(steps):
+        optimizer.zero_grad()
+        data = model.data_preprocessor(random_batch(cfg, size), training=True)
+        losses = model(**data, mode='loss')
+        loss, _ = model.parse_losses(losses)
+        optimizer.backward(loss)
+        without = [n for n, p in trainable.items() if p.grad is None]
+        broken = [
+            n
+            for n, p in trainable.items()
+            if p.grad is not None and not torch.isfinite(p.grad).all()
+        ]
+        assert (without, broken) == ([], [])
+        assert sum(float(p.grad.abs().sum()) for p in trainable.values()) > 0
+        before = {n: p.detach().clone() for n, p in trainable.items()}
+        optimizer.step()
+        assert any(not torch.equal(p, before[n]) for n, p in trainable.items())
+        assert all(torch.isfinite(value) for value in losses.values())
     # What else is logged is no loss.
     return {name: value for name, value in losses.items() if 'loss' in name}
 
@@ -203,23 +208,24 @@ def test_a_run_of_every_folder_survives_being_killed(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', WITHOUT_TEACHER)
-def test_the_config_without_teacher_takes_a_step(name: str) -> None:
+def test_the_config_without_teacher_trains(name: str) -> None:
     cfg = read(name)
 
-    losses = step(cfg, build(cfg))
+    losses = train(cfg, build(cfg), steps=3)
 
     assert all(torch.isfinite(value) for value in losses.values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', DISTILLED)
-def test_the_config_builds_and_takes_a_step(name: str) -> None:
+def test_the_config_builds_and_trains(name: str) -> None:
     cfg = read(name)
     model = build(cfg)
     shapes = watch_relations(model)
 
     # The relation of two images is the same in every network.
-    losses = step(cfg, model, size=3 if 'DistanceWiseRKD' in cfg.text else 2)
+    size = 3 if 'DistanceWiseRKD' in cfg.text else 2
+    losses = train(cfg, model, size, steps=3)
 
     assert all(0 < value < 100 for value in losses.values())
     parts = of(LOSSES_OF, name, 'kd feature distance angle').split()
@@ -436,7 +442,7 @@ def test_the_strided_convolution_is_one_module_for_both_networks() -> None:
     cfg = read('cnn/serkd-conv_resnet101_resnet18_8xb32_in1k.py')
     model = build(cfg)
 
-    step(cfg, model)
+    train(cfg, model)
 
     distiller = model.distiller
     assert set(distiller.connectors) == {'stage1', 'stage2', 'stage3'}
@@ -590,7 +596,7 @@ def test_another_teacher_is_a_matter_of_options(teacher: str) -> None:
     cfg = read('serkd_deit-ti.py', **TEACHERS[teacher])
     model = build(cfg)
 
-    losses = step(cfg, model)
+    losses = train(cfg, model)
 
     assert set(losses) == LOSSES
     assert all(torch.isfinite(value) for value in losses.values())
@@ -621,7 +627,7 @@ def test_a_cnn_student_learns_from_a_vit() -> None:
     )
     model = build(cfg)
 
-    losses = step(cfg, model)
+    losses = train(cfg, model)
 
     assert type(model.student.backbone).__name__ == 'ResNet'
     assert set(losses) == LOSSES
