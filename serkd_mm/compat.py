@@ -22,6 +22,7 @@ import torch
 from mmengine import hub
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.fileio import io
 from torch import nn
 
 from .paths import own_folder
@@ -285,6 +286,15 @@ def decoder_messages() -> Iterator[list[str]]:
                 lines += filter(None, map(str.strip, text.splitlines()))
     finally:
         os.close(kept)
+
+
+def forget_file_backends() -> None:
+    """Let files be written by the backends that are registered now.
+
+    MMEngine 0.10 keeps a backend after its first use, also where a later
+    ``register_backend(force=True)`` replaces it.
+    """
+    io.backend_instances.clear()
 
 
 def prepare_cpu_distributed(cfg: Any) -> None:

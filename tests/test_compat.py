@@ -336,3 +336,21 @@ def test_applying_the_cures_twice_changes_nothing() -> None:
         hub.get_config,
         mmrazor.digit_version,
     )
+
+
+# A notebook may have read an image before it imports this package.
+USED_BEFORE = """
+from mmengine.fileio import get_file_backend, get_text
+get_text(__file__)
+import serkd_mm
+backend = get_file_backend(__file__, enable_singleton=True)
+assert isinstance(backend, serkd_mm.engine.AtomicLocalBackend), backend
+"""
+
+
+def test_files_are_written_whole_also_if_one_was_read_before(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / 'script.py'
+    script.write_text(USED_BEFORE)
+    subprocess.run([sys.executable, '-W', 'ignore', script], check=True)

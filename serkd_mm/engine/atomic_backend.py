@@ -9,6 +9,8 @@ from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
+from ..compat import forget_file_backends
+
 _SUFFIX = '.partial'
 
 
@@ -61,6 +63,9 @@ class AtomicLocalBackend(LocalBackend):
     ) -> None:
         """Write text to a file, all or nothing; see :meth:`put`."""
         self.put(obj.encode(encoding), filepath)
+
+
+forget_file_backends()
 
 
 def remove_partial_files(folder: str | Path) -> list[Path]:
