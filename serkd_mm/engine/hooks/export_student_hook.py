@@ -100,10 +100,13 @@ class ExportStudentHook(Hook):
             return
         for note in student.notes:
             runner.logger.warning(note)
-        _remove_others(student.checkpoint, Path(out).stem)
         runner.logger.info(
             f'The best student is exported to {student.checkpoint}'
         )
+        try:
+            _remove_others(student.checkpoint, Path(out).stem)
+        except OSError as error:
+            runner.logger.warning(f'Files of an old one stay: {error}')
 
     def _best(self, runner: Runner) -> tuple:
         """Path of the best checkpoint, or None so far, and its score."""

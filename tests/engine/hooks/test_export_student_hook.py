@@ -14,7 +14,7 @@ from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 
 from serkd_mm.engine import export
-from serkd_mm.engine.hooks import ExportStudentHook
+from serkd_mm.engine.hooks import ExportStudentHook, export_student_hook
 from tests.engine.runners import images, loader, make_runner
 from tests.engine.runs import Scores, log_of
 from tests.models.builders import algorithm_config, student_config
@@ -151,6 +151,18 @@ def test_an_export_that_fails_ends_nothing_and_removes_nothing(
     assert weights.with_suffix('.py').is_file()
     log = log_of(tmp_path)
     assert 'the files of the one before stay: OSError' in log
+
+
+def test_an_old_export_that_stays_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*args: Any) -> None:
+        raise OSError(16, 'Device or resource busy')
+
+    monkeypatch.setattr(export_student_hook, '_remove_others', busy)
+
+    assert run(tmp_path, 1.0, 2.0).epoch == 2
+    assert 'Device or resource busy' in log_of(tmp_path)
 
 
 def test_settings_that_export_nothing_are_refused(tmp_path: Path) -> None:
