@@ -3,8 +3,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+
+from .runner_parts import unwrapped_model
 
 
 def require_whole_checkpoint(runner: Runner) -> None:
@@ -20,8 +21,7 @@ def require_whole_checkpoint(runner: Runner) -> None:
             now on if keys or shapes differ.
     """
     load = runner.load_checkpoint
-    model: Any = runner.model
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrapped_model(runner)
     if not hasattr(model, 'distiller'):
         model._register_load_state_dict_pre_hook(_drop_distillation)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -32,6 +33,23 @@ class Line(BaseModel):
         if mode == 'loss':
             return dict(loss=outputs.square().mean())
         return list(outputs)
+
+
+class Lines(Line):
+    """Two of them; each has an optimizer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(3, 1), nn.Linear(1, 1))
+
+    def train_step(self, data: dict, optim_wrapper: Any) -> dict:
+        losses = self(**self.data_preprocessor(data, True), mode='loss')
+        loss, log = self.parse_losses(losses)
+        loss.backward()
+        for wrapper in optim_wrapper.values():
+            wrapper.step()
+            wrapper.zero_grad()
+        return log
 
 
 class Points(Dataset):
@@ -82,6 +100,16 @@ def build_runner(
         experiment_name=f'run_{next(_runs)}',
     )
     return Runner(work_dir=str(work_dir), **{**cfg, **overrides})
+
+
+def two_optimizers() -> dict:
+    """Overrides for a run with an optimizer per layer."""
+    model = Lines()
+    wrappers = {
+        name: OptimWrapper(torch.optim.SGD(layer.parameters(), lr=0.1))
+        for name, layer in model.layer.named_children()
+    }
+    return dict(model=model, optim_wrapper=OptimWrapperDict(**wrappers))
 
 
 def validation(*scores: float, interval: int = 1) -> dict:

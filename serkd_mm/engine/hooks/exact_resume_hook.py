@@ -9,7 +9,6 @@ from typing import Any
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import (
     BaseLoop,
@@ -22,6 +21,7 @@ from torch import Tensor
 from ..data_position import describe_data, find_position
 from ..named_batches import NamedBatches, name_batches
 from ..random_streams import enter_stream
+from ..runner_parts import unwrapped_model, update_was_due
 from ..schedule import replan
 
 _KEY = 'exact_resume'
@@ -105,7 +105,7 @@ class ExactResumeHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Restore the gradients of an unfinished accumulation."""
-        for name, parameter in _unwrapped(runner).named_parameters():
+        for name, parameter in unwrapped_model(runner).named_parameters():
             if name in self._gradients:
                 parameter.grad = self._gradients[name].to(parameter.device)
         self._gradients = {}
@@ -183,11 +183,6 @@ class _Counted(Iterator):
         return next(self._iterator)
 
 
-def _unwrapped(runner: Runner) -> Any:
-    model = runner.model
-    return model.module if is_model_wrapper(model) else model
-
-
 def _check_optimizer(runner: Runner, checkpoint: dict) -> None:
     """Refuse the optimizer state of other parameters."""
     saved = checkpoint.get('optimizer', {}).get('param_groups')
@@ -211,22 +206,19 @@ def _check_optimizer(runner: Runner, checkpoint: dict) -> None:
 
 def _accumulated_gradients(runner: Runner) -> dict[str, Tensor]:
     """Gradients of an accumulation that has not come to its step."""
-    wrapper = runner.optim_wrapper
-    should_update = getattr(wrapper, 'should_update', lambda: True)
-    if should_update():
+    if update_was_due(runner):
         return {}
     if runner.world_size > 1:
         runner.logger.warning(
-            f'The checkpoint of iteration {wrapper.inner_count} lies within '
-            f'an accumulation of {wrapper._accumulative_counts} gradients '
-            'and does not hold those of the other processes: a run that '
-            'resumes from it leaves out the part. Choose an interval of '
-            'checkpoints that is a multiple of accumulative_counts'
+            'This checkpoint lies within an accumulation of gradients and '
+            'does not hold those of the other processes: a run that resumes '
+            'from it leaves out the part. Choose an interval of checkpoints '
+            'that is a multiple of accumulative_counts'
         )
         return {}
     return {
         name: parameter.grad.cpu().clone()
-        for name, parameter in _unwrapped(runner).named_parameters()
+        for name, parameter in unwrapped_model(runner).named_parameters()
         if parameter.grad is not None
     }
 

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel, is_model_wrapper
-from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
+from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..iteration_record import IterationRecord, gradients_finite
+from ..runner_parts import optimizers, unwrapped_model, update_was_due
 
 ACTIONS = ('stop', 'skip')
 COUNT = 'train/skipped_updates'
@@ -82,10 +82,10 @@ class NonFiniteHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Attach to the model and its optimizers."""
-        model = _model(runner)
+        model = unwrapped_model(runner)
         preprocessor = model.data_preprocessor
-        optimizers = _optimizers(runner)
-        if self.action == 'skip' and not optimizers:
+        found = optimizers(runner)
+        if self.action == 'skip' and not found:
             raise TypeError(
                 "NonFiniteHook(action='skip') needs an optimizer of PyTorch, "
                 f"got {type(runner.optim_wrapper).__name__}; set action='stop'"
@@ -117,7 +117,7 @@ class NonFiniteHook(Hook):
             preprocessor.register_forward_pre_hook(begin, with_kwargs=True),
             model.register_forward_hook(keep, with_kwargs=True),
         ]
-        for optimizer in optimizers:
+        for optimizer in found:
             self._handles += [
                 optimizer.register_step_pre_hook(check),
                 optimizer.register_step_post_hook(restore),
@@ -146,7 +146,7 @@ class NonFiniteHook(Hook):
             self._check(runner, None)
         if self._spoiled and outputs is not None:
             outputs.clear()
-        if not _update_was_due(runner):
+        if not update_was_due(runner):
             return
         if self._spoiled:
             self._count_skip(runner)
@@ -164,7 +164,7 @@ class NonFiniteHook(Hook):
         # A fused optimizer skips by itself what a loss scaler wants skipped.
         overflow = getattr(optimizer, 'found_inf', None)
         if overflow is None:
-            device = next(_model(runner).parameters()).device
+            device = next(unwrapped_model(runner).parameters()).device
             self._check(runner, gradients_finite(parameters, device))
         else:
             self._check(runner, overflow == 0, scaled=True)
@@ -262,26 +262,3 @@ class NonFiniteHook(Hook):
                 f'last at a loss scale of {scale:.3g}.'
             )
             self._refuse(runner, stop=True)
-
-
-def _model(runner: Runner) -> BaseModel:
-    model = runner.model
-    return model.module if is_model_wrapper(model) else model
-
-
-def _optimizers(runner: Runner) -> list[Optimizer]:
-    wrapper = runner.optim_wrapper
-    wrappers = [wrapper]
-    if isinstance(wrapper, OptimWrapperDict):
-        wrappers = list(wrapper.optim_wrappers.values())
-    optimizers = (wrapper.optimizer for wrapper in wrappers)
-    return [o for o in optimizers if isinstance(o, Optimizer)]
-
-
-def _update_was_due(runner: Runner) -> bool:
-    """Whether this iteration ended a window of accumulated gradients."""
-    wrapper = runner.optim_wrapper
-    alone = isinstance(wrapper, OptimWrapper)
-    if not alone or isinstance(wrapper, OptimWrapperDict):
-        return True
-    return wrapper.should_update()

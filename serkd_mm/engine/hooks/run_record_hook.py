@@ -2,18 +2,19 @@
 from __future__ import annotations
 
 import json
-import os
+import os.path as osp
 import shlex
 import sys
-from pathlib import Path
 
 from mmengine.dist import get_world_size, master_only
+from mmengine.fileio import put_text
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import collect_env
 from torch import nn
+
+from ..runner_parts import unwrapped_model
 
 
 @HOOKS.register_module()
@@ -32,8 +33,7 @@ class RunRecordHook(Hook):
     @master_only
     def before_train(self, runner: Runner) -> None:
         """Write the record and log the weights."""
-        model = runner.model
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrapped_model(runner)
         weights = loss_weights(model)
         record = dict(
             command=shlex.join(['python', *sys.argv]),
@@ -46,10 +46,8 @@ class RunRecordHook(Hook):
             },
             environment={k: str(v) for k, v in collect_env().items()},
         )
-        path = Path(runner.log_dir, 'run.json')
-        partial = path.with_suffix('.json.tmp')
-        partial.write_text(json.dumps(record, indent=1))
-        os.replace(partial, path)
+        path = osp.join(runner.log_dir, 'run.json')
+        put_text(json.dumps(record, indent=1), path)
         if weights:
             listed = ', '.join(f'{k} {v:g}' for k, v in weights.items())
             runner.logger.info(f'Weights of the logged losses: {listed}')

@@ -12,9 +12,10 @@ from mmengine import dist
 from mmengine.fileio import join_path, put_text
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from ..agreement import main_process_writes
+from ..runner_parts import update_was_due
 
 FILENAME = 'interrupted.pth'
 
@@ -58,6 +59,19 @@ class StopOnSignalHook(Hook):
         self._previous: dict[signal.Signals, Any] = {}
         self._training = False
 
+    def before_run(self, runner: Runner) -> None:
+        """Let the data loaders ignore the signals.
+
+        Some may have processes before this hook's turn in ``before_train``.
+        """
+        if not isinstance(runner._train_loop, BaseLoop):
+            return
+        loops = (runner.train_loop, runner.val_loop)
+        for loader in [loop.dataloader for loop in loops if loop is not None]:
+            loader.worker_init_fn = functools.partial(
+                _ignore_signals, self.signals, loader.worker_init_fn
+            )
+
     def before_train(self, runner: Runner) -> None:
         """Listen to the signals from here on."""
         if threading.current_thread() is not threading.main_thread():
@@ -71,11 +85,6 @@ class StopOnSignalHook(Hook):
             number: signal.signal(number, self._receive)
             for number in self.signals
         }
-        loops = (runner.train_loop, runner.val_loop)
-        for loader in [loop.dataloader for loop in loops if loop is not None]:
-            loader.worker_init_fn = functools.partial(
-                _ignore_signals, self.signals, loader.worker_init_fn
-            )
 
     def after_train(self, runner: Runner) -> None:
         """Hand the signals back."""
@@ -91,9 +100,8 @@ class StopOnSignalHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Stop here, unless the epoch ends or gradients accumulate."""
-        stepped = getattr(runner.optim_wrapper, 'should_update', lambda: True)
         last = self.end_of_epoch(runner.train_dataloader, batch_idx)
-        if stepped() and not last:
+        if update_was_due(runner) and not last:
             self._stop_if_asked(runner, runner.epoch, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:

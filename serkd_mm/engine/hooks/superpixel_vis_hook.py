@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -18,6 +17,7 @@ from ...visualization.sheet import (
     superpixel_rows,
     superpixels_of_images,
 )
+from ..runner_parts import unwrapped_model
 
 
 @HOOKS.register_module()
@@ -84,8 +84,7 @@ class SuperpixelVisHook(Hook):
         return [enlarged(read_image(path)) for path in self._source]
 
     def _draw(self, runner: Runner, epoch: int) -> None:
-        model = runner.model
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrapped_model(runner)
         assert self._input_hw is not None
         labels = superpixels_of_images(model, self._images, self._input_hw)
         rows = superpixel_rows(self._images, labels)

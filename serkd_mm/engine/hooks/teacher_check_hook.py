@@ -6,12 +6,12 @@ from itertools import islice
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, autocast
 
 from ...models import FrozenTeacherDistill
 from ..random_state import kept_random_state
+from ..runner_parts import unwrapped_model
 
 TOP1 = 'teacher/top1'
 
@@ -59,8 +59,7 @@ class TeacherCheckHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Evaluate, log, and refuse."""
-        model = runner.model
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrapped_model(runner)
         if not isinstance(model, FrozenTeacherDistill):
             return
         obstacle = _obstacle(runner, model)

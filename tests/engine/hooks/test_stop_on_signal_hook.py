@@ -23,6 +23,7 @@ from tests.engine.runs import (
     build_runner,
     checkpoints_of,
     log_of,
+    two_optimizers,
     validation,
 )
 
@@ -126,6 +127,12 @@ def test_accumulated_gradients_are_used_up(tmp_path: Path) -> None:
     interrupt(tmp_path, 1, optim_wrapper=optim_wrapper)
 
     assert saved(tmp_path)['meta']['iter'] == 2
+
+
+def test_with_several_optimizers_every_step_is_one(tmp_path: Path) -> None:
+    interrupt(tmp_path, 2, **two_optimizers())
+    assert saved(tmp_path)['meta']['iter'] == 2
+    assert resume(tmp_path, **two_optimizers()).iter == EPOCHS * STEPS
 
 
 def test_a_due_validation_comes_after_the_pause(tmp_path: Path) -> None:
@@ -236,3 +243,19 @@ def test_data_loaders_outlive_the_signal(tmp_path: Path) -> None:
 
     assert sender.signalled >= EPOCHS
     assert runner.iter == EPOCHS * STEPS
+
+
+def test_so_do_those_of_a_validation_that_is_made_up_for(
+    tmp_path: Path,
+) -> None:
+    sender = SignalLoaders()
+    settings = validation(0.1, 0.2, 0.3)
+    interrupt(tmp_path, STEPS, **settings)
+    settings['val_dataloader'].update(num_workers=1, persistent_workers=True)
+
+    runner = resume(tmp_path, custom_hooks=[sender], **settings)
+    # Ends the worker now; the garbage collector waits for seconds.
+    runner.val_dataloader._iterator = None
+
+    assert sender.signalled == 2 * STEPS
+    assert 'Validating first' in log_of(tmp_path)

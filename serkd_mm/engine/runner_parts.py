@@ -1,0 +1,58 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""What hooks ask a runner for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch.optim import Optimizer
+
+
+def unwrapped_model(runner: Runner) -> Any:
+    """The model without what distributes it."""
+    model = runner.model
+    return model.module if is_model_wrapper(model) else model
+
+
+def optimizers(runner: Runner) -> list[Optimizer]:
+    """The optimizers that are PyTorch's."""
+    found = (
+        getattr(wrapper, 'optimizer', None) for wrapper in _wrappers(runner)
+    )
+    return [o for o in found if isinstance(o, Optimizer)]
+
+
+def update_was_due(runner: Runner) -> bool:
+    """Whether this iteration ended a window of accumulated gradients."""
+    return all(
+        wrapper.should_update()
+        for wrapper in _wrappers(runner)
+        if isinstance(wrapper, OptimWrapper)
+    )
+
+
+def _wrappers(runner: Runner) -> list:
+    wrapper = runner.optim_wrapper
+    several = isinstance(wrapper, OptimWrapperDict)
+    return list(wrapper.values()) if several else [wrapper]
+
+
+def validation_is_due(runner: Runner) -> bool:
+    """Whether the loop would have validated before it goes on."""
+    loop = runner.train_loop
+    if runner.val_loop is None:
+        return False
+    if isinstance(loop, IterBasedTrainLoop):
+        done, last = loop.iter, loop.max_iters
+    elif isinstance(loop, EpochBasedTrainLoop):
+        if loop.iter != loop.epoch * len(loop.dataloader):
+            return False
+        done, last = loop.epoch, loop.max_epochs
+    else:
+        return False
+    loop._decide_current_val_interval()
+    at_interval = done % loop.val_interval == 0 or done == last
+    return done >= max(loop.val_begin, 1) and at_interval
