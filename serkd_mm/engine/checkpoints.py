@@ -12,8 +12,8 @@ from typing import Any
 
 from mmengine.runner import CheckpointLoader
 
-# What MMEngine's resume cannot do without.
-_NEEDED = ('meta', 'state_dict', 'message_hub')
+# What MMEngine's resume cannot do without, or goes on without in silence.
+_NEEDED = ('meta', 'state_dict', 'message_hub', 'optimizer')
 
 
 def why_unreadable(path: str | Path) -> str | None:
@@ -54,8 +54,9 @@ def _what_is_missing(checkpoint: Any) -> str | None:
     missing = [key for key in _NEEDED if key not in checkpoint]
     if missing:
         return (
-            f'it has no {", ".join(missing)}, so it is not the checkpoint of '
-            'a training run'
+            f'it has no {", ".join(missing)}, as a best checkpoint or one '
+            'with save_optimizer=False has no optimizer; training can only '
+            'start anew from its weights, with load_from and without resume'
         )
     return None
 
@@ -110,6 +111,10 @@ def _candidates(work_dir: str, folder: str, template: str) -> list[str]:
         # What is no text names no file either.
         named = last.read_text(errors='replace').strip('\0 \n')
         first = [named] if named else []
+        # The work dir may have been moved.
+        moved = osp.join(work_dir, osp.basename(named))
+        if osp.isfile(moved) and moved != named:
+            first.append(moved)
     step = re.sub(r'\\{.*?\\}', r'\\d+', re.escape(template))
     others = [
         path

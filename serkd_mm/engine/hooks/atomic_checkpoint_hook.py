@@ -6,18 +6,19 @@ from __future__ import annotations
 import os.path as osp
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import put_text
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 
 from ..agreement import main_process_writes
 from ..atomic_backend import remove_partial_files
 from ..checkpoints import choose_checkpoint
+from ..late_removals import LateRemovals
+from ..runner_parts import validation_is_due
 
 UNWRITABLE = ('stop', 'continue')
 
@@ -32,6 +33,8 @@ class AtomicCheckpointHook(CheckpointHook):
 
     - Old checkpoints (``max_keep_ckpts``, the previous best one) are removed
       after the new one and ``last_checkpoint`` are on the disk, not before.
+      Those of another folder, as of the run that this one was resumed from,
+      are not removed.
     - ``last_checkpoint`` is written like a checkpoint, after it.
     - If saving raises, files, ``last_checkpoint`` and the bookkeeping (best
       score, checkpoints to keep) are as before, on every process of the job.
@@ -76,36 +79,46 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def before_run(self, runner: Runner) -> None:
         """Choose the checkpoint to resume from."""
-        if not runner._resume:
-            return
-        answer: list = [None, None]
-        if is_main_process():
+        # A machine that joins a job which started again does not know that
+        # there is one, so the main process decides for all.
+        answer: list = [runner._resume, runner._load_from, None]
+        if is_main_process() and runner._resume:
             try:
-                answer[0] = self._choose(runner)
+                path = self._choose(runner)
+                answer[:2] = path is not None, path
             except Exception as error:
                 # The others wait for the answer, so this one is for all.
-                answer[1] = str(error)
+                answer[2] = str(error)
         broadcast_object_list(answer)
-        path, why_not = answer
+        runner._resume, runner._load_from, why_not = answer
         if why_not is not None:
             raise RuntimeError(why_not)
-        runner._load_from = path
+        path = runner._load_from
+        if runner._resume and '://' not in path and not osp.exists(path):
+            raise RuntimeError(
+                f'rank {runner.rank} cannot resume from {path}, which is not '
+                'on this machine; put work_dir on a disk that all machines '
+                'share'
+            )
+
+    def _folder(self, runner: Runner) -> str:
+        """Where MMEngine will put the checkpoints."""
+        if self.out_dir in (None, runner.work_dir):
+            return runner.work_dir
+        name = osp.basename(runner.work_dir.rstrip(osp.sep))
+        return osp.join(str(self.out_dir), name)
 
     def _choose(self, runner: Runner) -> str | None:
-        folder = runner.work_dir
-        if self.out_dir is not None and self.out_dir != folder:
-            name = osp.basename(folder.rstrip(osp.sep))
-            folder = osp.join(self.out_dir, name)
         path, refused = choose_checkpoint(
-            runner._load_from, runner.work_dir, folder, self.filename_tmpl
+            runner._load_from,
+            runner.work_dir,
+            self._folder(runner),
+            self.filename_tmpl,
         )
         for other, reason in refused.items():
             runner.logger.warning(f'Not resuming from {other}: {reason}')
         if refused:
             runner.logger.warning(f'Resuming from {path} instead')
-        if path is None:
-            # An empty one of a killed writer would be taken for a name.
-            Path(runner.work_dir, 'last_checkpoint').unlink(missing_ok=True)
         return path
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -113,21 +126,28 @@ class AtomicCheckpointHook(CheckpointHook):
         checkpoint['meta']['validated'] = self._validated
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Read whether it had."""
+        """Read whether it had; find the best checkpoint where it is now."""
+        if not runner._resume:
+            return
         meta = checkpoint.get('meta', {})
-        self._validate_first = runner._resume and not meta.get(
-            'validated', True
-        )
+        self._validate_first = not meta.get('validated', True)
+        infos = checkpoint.get('message_hub', {}).get('runtime_info', {})
+        for name, path in infos.items():
+            if name.startswith('best_ckpt') and not osp.isfile(path):
+                moved = osp.join(self._folder(runner), osp.basename(path))
+                infos[name] = moved if osp.isfile(moved) else path
 
     def before_train(self, runner: Runner) -> None:
         """Clean up after killed writers; make up for a validation."""
         super().before_train(runner)
-        self.file_backend: Any = _LateRemovals(self.file_backend)
+        self.file_backend: Any = LateRemovals(
+            self.file_backend, str(self.out_dir)
+        )
         if is_main_process():
             for folder in {str(self.out_dir), runner.work_dir}:
                 for path in remove_partial_files(folder):
                     runner.logger.info(f'Removed the unfinished {path}')
-        if self._validate_first and _validation_is_due(runner):
+        if self._validate_first and validation_is_due(runner):
             runner.logger.info(
                 'Validating first, as was due when the checkpoint was written'
             )
@@ -232,52 +252,10 @@ class AtomicCheckpointHook(CheckpointHook):
         best = getattr(self, 'best_ckpt_path_dict', {}).values()
         in_use = {self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best}
         if is_main_process():
-            self.file_backend.remove_all_but(in_use)
-
-
-class _LateRemovals:
-    """A file backend whose removals wait."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self._waiting: dict = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def remove(self, path: str) -> None:
-        self._waiting[path] = self._backend.remove
-
-    def rmtree(self, path: str) -> None:
-        self._waiting[path] = self._backend.rmtree
-
-    def forget(self) -> None:
-        self._waiting.clear()
-
-    def remove_all_but(self, in_use: set) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for path, remove in waiting.items():
-            if path not in in_use:
-                remove(path)
+            errors = self.file_backend.remove_all_but(in_use)
+            for path, error in errors.items():
+                runner.logger.warning(f'Could not remove {path}: {error}')
 
 
 def _copy(value: Any) -> Any:
     return dict(value) if isinstance(value, dict) else value
-
-
-def _validation_is_due(runner: Runner) -> bool:
-    """Whether the loop would have validated before it goes on."""
-    loop = runner.train_loop
-    if runner.val_loop is None:
-        return False
-    if isinstance(loop, IterBasedTrainLoop):
-        done, last = loop.iter, loop.max_iters
-    elif isinstance(loop, EpochBasedTrainLoop):
-        if loop.iter != loop.epoch * len(loop.dataloader):
-            return False
-        done, last = loop.epoch, loop.max_epochs
-    else:
-        return False
-    loop._decide_current_val_interval()
-    at_interval = done % loop.val_interval == 0 or done == last
-    return done >= max(loop.val_begin, 1) and at_interval

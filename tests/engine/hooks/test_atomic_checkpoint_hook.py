@@ -17,7 +17,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader
 
-from serkd_mm.engine import atomic_backend
+from serkd_mm.engine import AtomicLocalBackend, atomic_backend
 from tests.engine.runs import (
     EPOCHS,
     STEPS,
@@ -273,6 +273,66 @@ def test_a_moved_work_dir_resumes(tmp_path: Path) -> None:
     assert 'does not exist' in log_of(tmp_path / 'new')
 
 
+def test_a_moved_work_dir_resumes_from_the_file_that_was_last(
+    tmp_path: Path,
+) -> None:
+    old, new = tmp_path / 'old', tmp_path / 'new'
+    train(old)
+    os.rename(old / 'epoch_2.pth', old / 'interrupted.pth')
+    (old / 'last_checkpoint').write_text(str(old / 'interrupted.pth'))
+    shutil.move(old, new)
+
+    train(new, resume=True)
+
+    assert 'epoch: 2' in resumed_epochs(new)
+
+
+KEEP_BEST = dict(checkpoint=dict(save_best='score', rule='greater'))
+
+
+def test_the_best_checkpoint_of_another_run_is_not_removed(
+    tmp_path: Path,
+) -> None:
+    one, other = tmp_path / 'one', tmp_path / 'other'
+    train(one, hooks=KEEP_BEST, **validation(2, 1, 1))
+    start = str(one / 'epoch_2.pth')
+
+    again = dict(resume=True, load_from=start, **validation(1, 3))
+    train(other, hooks=KEEP_BEST, **again)
+
+    assert BEST.format(1) in checkpoints_of(one)
+    assert BEST.format(3) in checkpoints_of(other)
+
+
+def test_a_moved_work_dir_replaces_its_best_checkpoint(tmp_path: Path) -> None:
+    old, new = tmp_path / 'old', tmp_path / 'new'
+    train(old, hooks=KEEP_BEST, **validation(1, 2, 1))
+    shutil.move(old, new)
+
+    train(new, hooks=KEEP_BEST, resume=True, **validation(3))
+
+    best = [name for name in checkpoints_of(new) if 'best' in name]
+    assert best == [BEST.format(3)]
+
+
+@pytest.mark.parametrize('action', ['stop', 'continue'])
+def test_an_old_checkpoint_that_stays_is_only_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    def busy(self: Any, path: str) -> None:
+        raise OSError(16, 'Device or resource busy', path)
+
+    monkeypatch.setattr(AtomicLocalBackend, 'remove', busy)
+    hook = dict(max_keep_ckpts=1, if_unwritable=action)
+
+    train(tmp_path, hooks=dict(checkpoint=hook))
+
+    assert last(tmp_path) == 'epoch_3.pth'
+    log = log_of(tmp_path)
+    assert f'Could not remove {tmp_path / "epoch_2.pth"}: ' in log
+    assert 'Could not write' not in log
+
+
 def test_resuming_where_nothing_was_written_starts(tmp_path: Path) -> None:
     tmp_path.joinpath('last_checkpoint').touch()
 
@@ -312,8 +372,16 @@ def test_weights_alone_cannot_be_resumed_from(tmp_path: Path) -> None:
     state = torch.load(tmp_path / 'epoch_3.pth')['state_dict']
     torch.save(dict(state_dict=state), tmp_path / 'weights.pth')
 
-    with pytest.raises(RuntimeError, match='has no meta, message_hub'):
+    with pytest.raises(RuntimeError, match='has no meta, message_hub,'):
         train(tmp_path, resume=True, load_from=str(tmp_path / 'weights.pth'))
+
+
+def test_without_its_optimizer_no_run_goes_on(tmp_path: Path) -> None:
+    train(tmp_path, hooks=KEEP_BEST, **validation(1, 1, 1))
+    best = str(tmp_path / BEST.format(1))
+
+    with pytest.raises(RuntimeError, match='has no optimizer.*load_from'):
+        train(tmp_path, resume=True, load_from=best)
 
 
 def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
@@ -403,7 +471,7 @@ def test_file_client_args_are_refused() -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from serkd_mm.engine import atomic_backend
+from serkd_mm.engine import AtomicLocalBackend, atomic_backend
 from tests.engine.runs import build_runner
 
 calls = []

@@ -24,7 +24,7 @@ from mmrazor.registry import MODELS
 from torch.utils.data import Dataset, IterableDataset, RandomSampler
 
 from tests.engine import runs
-from tests.engine.runs import build_runner, log_of
+from tests.engine.runs import build_runner, log_of, two_optimizers
 from tests.jobs import free_port
 from tests.models import builders
 
@@ -551,11 +551,28 @@ job = dict(
 train(Path('whole'), **job)
 # Three batches of two images per epoch and process.
 stop = str(Path('whole') / 'iter_5.pth')
-runner = train(Path('part'), resume=True, load_from=stop, **job)
+first = torch.distributed.get_rank() == 0
+# The other one does not know of a checkpoint: its machine is a new one.
+known = dict(resume=True, load_from=stop) if first else dict()
+runner = train(Path('part'), **known, **job)
 if runner.rank == 0:
     ends = [state_of(Path(name) / 'iter_9.pth') for name in ('whole', 'part')]
     Path('differences').write_text(str(differences(*ends)))
 """
+
+
+def test_a_run_of_several_optimizers_resumes_exactly(tmp_path: Path) -> None:
+    hooks = dict(resume=dict(type='ExactResumeHook'))
+    whole, part = tmp_path / 'whole', tmp_path / 'part'
+    build_runner(whole, hooks, **two_optimizers()).train()
+    start = dict(resume=True, load_from=str(whole / 'epoch_1.pth'))
+    build_runner(part, hooks, **two_optimizers(), **start).train()
+
+    ends = [
+        torch.load(folder / f'epoch_{EPOCHS}.pth') for folder in (whole, part)
+    ]
+    for key in ('state_dict', 'optimizer'):
+        assert differences(*(end[key] for end in ends)) == []
 
 
 @pytest.mark.slow
