@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.runner import autocast
+from mmengine.runner import autocast, save_checkpoint
 from torch import Tensor
 
 from .random_state import kept_random_state, set_random_state
@@ -68,13 +67,7 @@ def save_dump(
     teacher = getattr(model, 'teacher', None)
     if teacher is not None and not cfg.get('model', {}).get('teacher_ckpt'):
         content['teacher'] = teacher.state_dict()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}')
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_checkpoint(content, str(path))
 
 
 def replay(
