@@ -57,7 +57,8 @@ class StopOnSignalHook(Hook):
         #: Number of the signal that this process received, 0 for none.
         self.received = 0
         self._previous: dict[signal.Signals, Any] = {}
-        self._training = False
+        self._training = self._averaged = False
+        self._batches = 0
 
     def before_run(self, runner: Runner) -> None:
         """Let the data loaders ignore the signals.
@@ -108,6 +109,15 @@ class StopOnSignalHook(Hook):
         """Stop between training and validation."""
         self._stop_if_asked(runner, runner.epoch + 1, runner.iter)
 
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Averaged weights are in place; count the batches of all ranks."""
+        if self._training:
+            self._averaged = True
+            batches = torch.tensor(len(runner.val_dataloader))
+            # Samplers may give one more to some; those would wait in vain.
+            dist.all_reduce(batches, op='min')
+            self._batches = int(batches)
+
     def after_val_iter(
         self,
         runner: Runner,
@@ -116,14 +126,18 @@ class StopOnSignalHook(Hook):
         outputs: Sequence | None = None,
     ) -> None:
         """Stop in a validation; resuming starts it again."""
-        if self._training and self._agreed():
+        if not self._training:
+            return
+        if batch_idx < self._batches and self._agreed():
             for hook in runner.hooks:
-                if isinstance(hook, EMAHook):
-                    # The weights of training come back.
-                    hook.after_val_epoch(runner)
+                if self._averaged and isinstance(hook, EMAHook):
+                    _restore_trained(hook)
             # Resuming makes up for a validation that comes after this stage.
             runner.message_hub.update_info('loop_stage', 'train')
             self._stop(runner, runner.epoch, runner.iter)
+        if self.end_of_epoch(runner.val_dataloader, batch_idx):
+            # MMPretrain's hook may validate the trained weights after them.
+            self._averaged = False
 
     def _receive(self, number: int, frame: Any) -> None:
         self.received = number
@@ -158,6 +172,15 @@ class StopOnSignalHook(Hook):
         # A launcher kills the others when the first process has gone.
         dist.barrier()
         raise SystemExit(code)
+
+
+def _restore_trained(hook: EMAHook) -> None:
+    """Exchange averaged weights, where they are validated, for trained ones.
+
+    ``after_val_epoch`` does too, but MMPretrain's goes on validating.
+    """
+    if getattr(hook, 'evaluate_on_ema', True):
+        hook._swap_ema_parameters()
 
 
 def _ignore_signals(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine import dist
 from mmengine.hooks import Hook
 
 from serkd_mm.engine import AtomicLocalBackend, StopOnSignalHook
@@ -37,10 +38,11 @@ TERMINATED = 128 + signal.SIGTERM
 class Signal(Hook):
     """Sends a signal to this process at one point of the run."""
 
-    def __init__(self, step: int, number: int, validating: bool) -> None:
+    def __init__(self, step: int, number: int, validating: int) -> None:
         self.step = step
         self.number = number
         self.validating = validating
+        self.validated = 0
         self.weights: dict[str, torch.Tensor] = {}
 
     def before_train_iter(
@@ -58,7 +60,8 @@ class Signal(Hook):
     def before_val_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None
     ) -> None:
-        if self.validating and runner.iter == self.step:
+        self.validated += runner.iter == self.step
+        if self.validating and self.validated == self.validating:
             os.kill(os.getpid(), self.number)
 
 
@@ -75,7 +78,7 @@ def _handlers() -> Iterator[None]:
 def interrupt(
     work_dir: Path,
     step: int,
-    validating: bool = False,
+    validating: int = 0,
     number: int = signal.SIGTERM,
     hooks: dict = HOOKS,
     custom_hooks: Any = (),
@@ -144,11 +147,19 @@ def test_a_due_validation_comes_after_the_pause(tmp_path: Path) -> None:
     assert log_of(tmp_path).count('Validating first') == 1
 
 
-def test_a_validation_is_broken_off_and_done_again(tmp_path: Path) -> None:
-    ema = [dict(type='EMAHook', momentum=0.5)]
-    sender = interrupt(
-        tmp_path, STEPS, True, custom_hooks=ema, **validation(0.1)
-    )
+# MMPretrain's hook can validate the weights of training after the averages.
+BOTH = dict(type='mmpretrain.EMAHook', momentum=0.5, evaluate_on_origin=True)
+
+
+@pytest.mark.parametrize(
+    ('ema', 'batch'),
+    [(dict(type='EMAHook', momentum=0.5), 1), (BOTH, 1), (BOTH, 2)],
+)
+def test_a_validation_is_broken_off_and_done_again(
+    tmp_path: Path, ema: dict, batch: int
+) -> None:
+    scores = validation(*[0.1] * 8)
+    sender = interrupt(tmp_path, STEPS, batch, custom_hooks=[ema], **scores)
 
     checkpoint = saved(tmp_path)
     assert checkpoint['meta']['epoch'] == 1
@@ -158,9 +169,34 @@ def test_a_validation_is_broken_off_and_done_again(tmp_path: Path) -> None:
         assert torch.equal(trained[f'module.{name}'], value)
         assert not torch.equal(checkpoint['state_dict'][name], value)
 
-    resume(tmp_path, custom_hooks=ema, **validation(0.1, 0.2, 0.3))
+    resume(tmp_path, custom_hooks=[ema], **validation(*[0.1] * 8))
 
     assert log_of(tmp_path).count('Validating first') == 1
+
+
+def test_ranks_with_fewer_batches_of_a_validation_are_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def other_rank(data: torch.Tensor, op: str) -> None:
+        """Has one batch, and no signal."""
+        if op == 'min':
+            data.clamp_(max=1)
+        else:
+            asked.append(runner.iter)
+
+    monkeypatch.setattr(dist, 'all_reduce', other_rank)
+    settings = validation(0.1)
+    settings['val_dataloader'].update(batch_size=1)
+    settings['train_cfg'].update(max_epochs=1)
+    runner = build_runner(tmp_path, HOOKS, **settings)
+
+    runner.train()
+
+    assert len(runner.val_dataloader) == 2
+    # In three steps, after the epoch, in the validation.
+    assert len(asked) == STEPS - 1 + 1 + 1
 
 
 def test_another_signal_can_be_named(tmp_path: Path) -> None:
@@ -204,7 +240,7 @@ def test_without_room_for_it_the_last_checkpoint_stays(
         put(self, obj, filepath)
 
     monkeypatch.setattr(AtomicLocalBackend, 'put', full)
-    sender = Signal(STEPS + 1, signal.SIGTERM, False)
+    sender = Signal(STEPS + 1, signal.SIGTERM, 0)
     runner = build_runner(tmp_path, HOOKS, custom_hooks=[sender])
 
     with pytest.raises(OSError, match='No space left'):
