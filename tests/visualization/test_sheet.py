@@ -16,7 +16,7 @@ import pytest
 import torch
 from sklearn.metrics import normalized_mutual_info_score
 
-from serkd_mm.engine.hooks import SuperpixelVisHook
+from serkd_mm.engine.hooks import SuperpixelVisHook, superpixel_vis_hook
 from serkd_mm.visualization.agreement import (
     boundary_recall,
     normalized_mutual_information,
@@ -130,7 +130,20 @@ class Visualizer:
         self.scalars.append((scalars, step))
 
 
-def test_the_hook_draws_before_while_and_after_training() -> None:
+@pytest.mark.parametrize(
+    ('iters', 'start'),
+    [(0, 'before training'), (70, 'resumed after 70 iterations')],
+)
+def test_the_hook_draws_before_while_and_after_training(
+    iters: int, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[list[str]] = []
+
+    def draw(sheet_rows: dict, *args: object) -> np.ndarray:
+        rows.append(list(sheet_rows))
+        return draw_sheet(sheet_rows, *args)
+
+    monkeypatch.setattr(superpixel_vis_hook, 'draw_sheet', draw)
     pixels = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8)
     dataset = [dict(inputs=image) for image in pixels]
     model = builders.build().train()
@@ -138,6 +151,7 @@ def test_the_hook_draws_before_while_and_after_training() -> None:
         model=model,
         visualizer=Visualizer(),
         val_dataloader=SimpleNamespace(dataset=dataset),
+        iter=iters,
         epoch=0,
         max_epochs=5,
     )
@@ -153,8 +167,14 @@ def test_the_hook_draws_before_while_and_after_training() -> None:
     assert [(name, step) for name, step, _ in drawn] == [
         ('superpixels', step) for step in (0, 2, 4, 5)
     ]
-    # Two rows more once there is a before and a now.
-    assert drawn[1][2].shape[0] > drawn[0][2].shape[0]
+    # Two rows more once there is a start and a now.
+    student = ['student: outlines', 'student: mean colour']
+    assert rows[0][-2:] == student
+    assert rows[1] == [
+        *rows[0][:-2],
+        *(f'{start}, {name}' for name in student),
+        *student,
+    ]
     for scalars, _ in runner.visualizer.scalars:
         assert set(scalars) == {
             'superpixels/nmi',

@@ -25,9 +25,10 @@ class SuperpixelVisHook(Hook):
     """Draws superpixels of fixed images before, while and after training.
 
     A sheet holds the images, the superpixels of the teacher, of the student
-    before training and of the student now. It goes to the backends of the
-    visualizer as ``superpixels``, with the mean agreement of student and
-    teacher as ``superpixels/nmi`` and ``superpixels/boundary_recall``.
+    before training (in a resumed run: when it resumed) and of the student now.
+    It goes to the backends of the visualizer as ``superpixels``, with the mean
+    agreement of student and teacher as ``superpixels/nmi`` and
+    ``superpixels/boundary_recall``.
 
     Args:
         images: Paths of images, or how many of the validation set to take,
@@ -58,6 +59,9 @@ class SuperpixelVisHook(Hook):
         """Choose the images and draw the first sheet."""
         self._images = self._choose(runner)
         self._before: dict[str, list[np.ndarray]] = {}
+        self._start = 'before training'
+        if runner.iter:
+            self._start = f'resumed after {runner.iter} iterations'
         self._draw(runner, epoch=runner.epoch)
 
     @master_only
@@ -94,7 +98,7 @@ class SuperpixelVisHook(Hook):
             self._before = student
         else:
             for name, pictures in self._before.items():
-                rows[f'before training, {name}'] = pictures
+                rows[f'{self._start}, {name}'] = pictures
         rows.update(student)
         numbers = agreement_of(labels)
         sheet = draw_sheet(
