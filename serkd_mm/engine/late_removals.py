@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os.path as osp
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -64,4 +65,5 @@ class LateRemovals:
         return errors
 
     def _owns(self, path: str) -> bool:
-        return osp.realpath(osp.dirname(path)) == self._folder
+        folder = Path(osp.realpath(osp.dirname(path)))
+        return folder.is_relative_to(self._folder)
