@@ -34,6 +34,20 @@ def update_was_due(runner: Runner) -> bool:
     )
 
 
+def norm_before_clipping(runner: Runner, optimizer: Optimizer) -> float:
+    """Norm of the gradients that were clipped for the update under way.
+
+    MMEngine logs it. 0 where they were not clipped by their norm.
+    """
+    for wrapper in _wrappers(runner):
+        clips = getattr(wrapper, 'clip_grad_kwargs', None)
+        if clips and wrapper.optimizer is optimizer:
+            scalars = wrapper.message_hub.log_scalars
+            logged = scalars.get(f'train/{wrapper.grad_name}')
+            return float(logged.current()) if logged else 0.0
+    return 0.0
+
+
 def _wrappers(runner: Runner) -> list:
     wrapper = runner.optim_wrapper
     several = isinstance(wrapper, OptimWrapperDict)

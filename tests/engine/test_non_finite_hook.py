@@ -42,7 +42,8 @@ class Trap(nn.Module):
 
     Args:
         kind: ``'gradient'`` for value 0 with gradient NaN, ``'value'`` for
-            value NaN with gradient 0.
+            value NaN with gradient 0, ``'huge'`` for value 0 with a gradient
+            whose square float32 does not hold.
     """
 
     def __init__(self, kind: str) -> None:
@@ -55,6 +56,8 @@ class Trap(nn.Module):
             return preds_S.sum() * 0 + preds_S.new_tensor(NAN).where(
                 caught, preds_S.new_zeros(())
             )
+        if self.kind == 'huge':
+            return (preds_S - preds_S.detach()).sum() * (caught * 1e25)
         return (preds_S.sum() * 0 + (~caught)).sqrt() * 1e-3
 
 
@@ -177,6 +180,28 @@ def test_value_and_gradient_are_both_looked_at(
         rtol=0,
         atol=0,
     )
+
+
+@pytest.mark.parametrize('clip', [None, dict(max_norm=5.0)])
+def test_gradients_too_long_to_be_clipped_are_not_finite(
+    clip: dict | None, tmp_path: Path
+) -> None:
+    model = MODELS.build(trapped('huge'))
+    model.init_weights()
+    wrapper = dict(optimizer=dict(type='SGD', lr=0.1), clip_grad=clip)
+
+    with pytest.raises(FloatingPointError, match='iteration 2 ') as error:
+        run(
+            tmp_path,
+            model,
+            batches(3, bad=(1,), value=0.0),
+            dict(),
+            optim_wrapper=wrapper,
+        )
+
+    # Clipping has made zeros of all gradients by then.
+    clipped = 'norm of the gradients before clipping inf' in str(error.value)
+    assert clipped == (clip is not None)
 
 
 def test_no_key_of_the_config_is_blamed(tmp_path: Path) -> None:

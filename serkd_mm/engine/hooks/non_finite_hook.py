@@ -1,6 +1,7 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..iteration_record import IterationRecord, gradients_finite
-from ..runner_parts import optimizers, unwrapped_model, update_was_due
+from ..runner_parts import (
+    norm_before_clipping,
+    optimizers,
+    unwrapped_model,
+    update_was_due,
+)
 
 ACTIONS = ('stop', 'skip')
 COUNT = 'train/skipped_updates'
@@ -133,6 +139,7 @@ class NonFiniteHook(Hook):
     ) -> None:
         """Begin: nothing is checked or updated."""
         self._checked = self._updated = False
+        self._norm = 0.0
 
     def after_train_iter(
         self,
@@ -165,7 +172,10 @@ class NonFiniteHook(Hook):
         overflow = getattr(optimizer, 'found_inf', None)
         if overflow is None:
             device = next(unwrapped_model(runner).parameters()).device
-            self._check(runner, gradients_finite(parameters, device))
+            # Divided by an infinite norm, all gradients are 0 by now.
+            self._norm = norm_before_clipping(runner, optimizer)
+            finite = gradients_finite(parameters, device)
+            self._check(runner, finite & math.isfinite(self._norm))
         else:
             self._check(runner, overflow == 0, scaled=True)
         self._groups: list[dict] = []
@@ -229,6 +239,8 @@ class NonFiniteHook(Hook):
     def _describe(self, runner: Runner) -> str:
         """What this rank knows; its first time also writes the dump."""
         parts = [f'rank {runner.rank}: {self._record.describe()}']
+        if not math.isfinite(self._norm):
+            parts.append(f'norm of the gradients before clipping {self._norm}')
         if not self._dumped:
             name = f'iter_{runner.iter + 1}_rank_{runner.rank}.pth'
             amp: dict[str, Any] = dict(enabled=False)
