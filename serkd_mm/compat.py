@@ -199,8 +199,9 @@ def disable_inplace(model: nn.Module) -> None:
 def disable_old_dynamo(function: Callable) -> Callable:
     """Leave a function out of the graphs of Dynamo before PyTorch 2.4.
 
-    There it fails on autograd functions whose backward may raise; later ones
-    take the function into their graphs.
+    There it fails on autograd functions whose backward may raise, and on
+    their ``ctx.saved_tensors`` where a compiled training step calls backward;
+    later ones take the functions into their graphs.
     """
     if hasattr(torch.library, 'register_autograd'):  # since PyTorch 2.4
         return function

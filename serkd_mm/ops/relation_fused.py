@@ -80,6 +80,7 @@ class _AngleLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @compat.disable_old_dynamo
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         student, laplacian = ctx.saved_tensors
         with torch.no_grad():

@@ -922,9 +922,6 @@ def test_a_compiled_teacher_is_one_graph_and_gives_the_same_losses() -> None:
     assert not any('_orig_mod' in name for name in model.state_dict())
 
 
-@pytest.mark.skipif(
-    not RECENT_DYNAMO, reason='Dynamo fails on it before PyTorch 2.4'
-)
 def test_a_compiled_training_step_gives_the_same_losses_and_weights() -> None:
     def trained(compiled: bool) -> tuple[list[Tensor], dict[str, Tensor]]:
         torch.manual_seed(0)

@@ -28,7 +28,7 @@ CUDA = torch.cuda.is_available()
 DEVICE = 'cuda' if CUDA and not INTERPRETED else 'cpu'
 needs_triton = pytest.mark.skipif(
     not (INTERPRETED or (INSTALLED and CUDA)),
-    reason='needs Triton, and a CUDA device or TRITON_INTERPRET=1',
+    reason='needs Triton 3, and a CUDA device or TRITON_INTERPRET=1',
 )
 IMPLS = [
     'reference',
@@ -285,7 +285,8 @@ def test_compiled_surroundings_stay_one_graph(impl, backend):
 
 
 @pytest.mark.skipif(
-    not hasattr(torch.library, 'opcheck'), reason='needs PyTorch 2.4'
+    not hasattr(torch.library, 'opcheck'),
+    reason='PyTorch before 2.4 has no such checks',
 )
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
 @pytest.mark.parametrize('wanted', [True, False])
@@ -450,7 +451,7 @@ def test_triton_at_its_largest_size():
     assert_close(grad, expected_grad, 5e-5)
 
 
-@pytest.mark.skipif(not INSTALLED, reason='Triton is not installed')
+@pytest.mark.skipif(not INSTALLED, reason='Triton 3 is not installed')
 @pytest.mark.skipif(INTERPRETED, reason='this run has the interpreter')
 def test_triton_in_its_interpreter():
     process = subprocess.run(
