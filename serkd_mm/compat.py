@@ -23,6 +23,7 @@ from mmengine import hub
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.fileio import io
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
 from .paths import own_folder
@@ -234,6 +235,36 @@ def ieee_matmul() -> Iterator[None]:
     finally:
         for matmul, setting in zip(matmuls, settings):
             matmul.fp32_precision = setting
+
+
+def replace_fork_reader(load: Callable) -> None:
+    """Put ``load`` in the place of onedl-mmengine's reader of checkpoints.
+
+    That of 0.10.12 lets torch take the real ``getattr`` and NumPy's own
+    constructors while it reads; which of two objects torch then takes for a
+    name that has a stand-in is left to chance. MMEngine itself has no such
+    function.
+    """
+    if hasattr(mmengine_checkpoint, '_safe_torch_load'):
+        mmengine_checkpoint._safe_torch_load = load
+
+
+def stay_in_place(iterator: Any) -> bool:
+    """Let the loop of onedl-mmengine pass over no batch of a resumed run.
+
+    MMEngine 0.10.7 draws as many batches as iterations were done. The fork's
+    0.10.12 tells its iterator to skip them, or draws none at all.
+
+    Args:
+        iterator: Endless iterator that is where training goes on.
+
+    Returns:
+        Whether it is the fork's; else batches that are drawn must be counted.
+    """
+    if not hasattr(iterator, 'skip_iter'):
+        return False
+    iterator.skip_iter = lambda num_iters: None
+    return True
 
 
 def compile_module(model: nn.Module, **options: Any) -> None:

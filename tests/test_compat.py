@@ -23,6 +23,7 @@ import pytest
 import torch
 from mmengine import hub
 from mmengine.config import Config, ConfigDict
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmrazor.models.algorithms import BaseAlgorithm
 from torch import nn
 
@@ -75,7 +76,9 @@ def test_torchvision_imports_beside_another_build_of_torch() -> None:
 @pytest.mark.slow
 def test_mmrazor_imports_on_a_torch_without_quantization_names() -> None:
     start = (LOAD_COMPAT, 'compat._import_torchvision()')
-    without = python(*start, 'import mmrazor.models')
+    without = python(
+        *start, 'with compat._mmcv_for_mmrazor(): import mmrazor.models'
+    )
     if without.returncode == 0:
         pytest.skip('mmrazor imports on this stack by itself')
     assert 'ImportError' in without.stderr.splitlines()[-1]
@@ -109,6 +112,49 @@ def test_mmrazor_imports_with_the_fork_of_mmcv(tmp_path) -> None:
         )
 
     assert_succeeds(*cured, "assert mmcv.__version__ == '2.3.6'")
+
+
+@pytest.mark.slow
+def test_the_forks_reader_allows_nothing_of_its_own(tmp_path: Path) -> None:
+    if not hasattr(mmengine_checkpoint, '_safe_torch_load'):
+        pytest.skip('MMEngine has this reader in its fork only')
+    torch.save({}, tmp_path / 'a.pth')
+    read = f"""
+import torch
+from mmengine.runner import CheckpointLoader
+
+def load(*args, **kwargs):
+    print('getattr' if getattr in torch.serialization.get_safe_globals() else
+          'nothing')
+
+torch.load = load
+compat._import_torchvision()
+CURE
+CheckpointLoader.load_checkpoint({str(tmp_path / 'a.pth')!r})
+"""
+    cured = read.replace('CURE', 'compat.replace_fork_reader(load)')
+
+    assert 'getattr' in python(LOAD_COMPAT, read.replace('CURE', '')).stdout
+    assert 'nothing' in python(LOAD_COMPAT, cured).stdout
+
+
+@pytest.mark.parametrize('skips', [True, False])
+def test_an_iterator_that_skips_by_itself_stays_in_place(skips) -> None:
+    """The fork's does; resumed runs of tests/engine/hooks go through it."""
+
+    class Endless:
+        position = 0
+
+        if skips:
+
+            def skip_iter(self, num_iters: int) -> None:
+                self.position += num_iters
+
+    iterator = Endless()
+    assert compat.stay_in_place(iterator) is skips
+    if skips:
+        iterator.skip_iter(5)
+    assert iterator.position == 0
 
 
 def _has_fork() -> bool:

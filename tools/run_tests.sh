@@ -30,7 +30,7 @@ test_stack() {
   fi
   PYTHONPATH=$PWD "$venv/bin/python" -W ignore -c 'import serkd_mm'
   PYTHONPATH=$PWD OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} exec \
-    "$venv/bin/python" -W ignore -m pytest -q -m 'not slow' \
+    "$venv/bin/python" -W ignore -m pytest -q \
     tests/functional tests/ops tests/models tests/test_compat.py "$@"
 }
 

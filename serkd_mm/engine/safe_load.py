@@ -26,6 +26,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
+from .. import compat
 from .safe_globals import allow_in_torch, load_restricted
 
 # What files begin with that torch.save writes, in the old and new format.
@@ -48,6 +49,7 @@ def install() -> None:
     allow_in_torch()
     mmengine_checkpoint.torch = _SafeTorch('torch')
     mmengine_checkpoint.load_url = load_url
+    compat.replace_fork_reader(load)
 
 
 def load(
@@ -61,8 +63,8 @@ def load(
         file: Path or open binary file. If a path ends in a hash
             (``-0123abcd.pth``), the SHA-256 of the file must start with it.
         map_location: As in :func:`torch.load`.
-        weights_only: Passed by onedl-mmengine and not looked at, as nothing
-            runs either way.
+        weights_only: Taken from callers that pass it and not looked at, as
+            nothing runs either way.
 
     Returns:
         What the file holds.

@@ -18,6 +18,7 @@ from mmengine.runner import (
 )
 from torch import Tensor
 
+from ... import compat
 from ..data_position import describe_data, find_position
 from ..named_batches import NamedBatches, name_batches
 from ..random_streams import enter_stream
@@ -141,13 +142,13 @@ class ExactResumeHook(Hook):
             # One stream of indices without epochs, begun when it was built.
             sampler.indices = sampler._indices_of_rank()
             self._batches.plan(stream, start=start)
-            loop.dataloader_iterator = _Counted(endless(loader), loop.iter)
+            loop.dataloader_iterator = _in_place(endless(loader), loop.iter)
             return
         epoch, first = divmod(start, len(loader))
         self._batches.plan(stream, epoch, first, sampler_epoch=epoch)
         iterator = endless(loader)
         iterator._epoch = epoch
-        loop.dataloader_iterator = _Counted(iterator, loop.iter)
+        loop.dataloader_iterator = _in_place(iterator, loop.iter)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
@@ -163,6 +164,13 @@ class ExactResumeHook(Hook):
 
 def _later(run_iter: Callable, start: int, idx: int, data_batch: Any) -> None:
     run_iter(idx + start, data_batch)
+
+
+def _in_place(iterator: Iterator, taken: int) -> Iterator:
+    """Let the loop go on with this iterator's first batch."""
+    if compat.stay_in_place(iterator):
+        return iterator
+    return _Counted(iterator, taken)
 
 
 class _Counted(Iterator):
