@@ -26,7 +26,7 @@ from mmengine.fileio import io
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
-from .paths import own_folder
+from .paths import CONFIG_PREFIX, own_config_path
 
 
 def apply() -> None:
@@ -142,12 +142,12 @@ def _find_own_configs() -> None:
     get_cfg_path, get_config = Config._get_cfg_path, hub.get_config
 
     def find_base(cfg_path: str, filename: str) -> Any:
-        if cfg_path.startswith(_CONFIG_PREFIX):
+        if cfg_path.startswith(CONFIG_PREFIX):
             return own_config_path(cfg_path), None
         return get_cfg_path(cfg_path, filename)
 
     def find_config(cfg_path: str, pretrained: bool = False) -> Config:
-        if cfg_path.startswith(_CONFIG_PREFIX):
+        if cfg_path.startswith(CONFIG_PREFIX):
             if pretrained:
                 raise ValueError(
                     f'there are no trained weights for {cfg_path}; leave '
@@ -159,29 +159,6 @@ def _find_own_configs() -> None:
     Config._get_cfg_path = staticmethod(find_base)
     hub.get_config = hub.hub.get_config = find_config
     Config._finds_serkd_mm = True
-
-
-def own_config_path(name: str) -> str:
-    """File of a config of this package, installed or in a checkout.
-
-    Args:
-        name: ``serkd_mm::`` and the path below the configs folder.
-
-    Raises:
-        FileNotFoundError: If there is no such config.
-    """
-    folder = own_folder('configs')
-    path = folder / name[len(_CONFIG_PREFIX) :]
-    if not path.is_file():
-        known = sorted(
-            str(p.relative_to(folder))
-            for p in folder.rglob('*.py')
-            if '_base_' not in p.parts
-        )
-        raise FileNotFoundError(
-            f'{name} is no config of serkd_mm; there are: {", ".join(known)}'
-        )
-    return str(path)
 
 
 def disable_inplace(model: nn.Module) -> None:
@@ -353,5 +330,4 @@ def prepare_cpu_distributed(cfg: Any) -> None:
     cfg.setdefault('model_wrapper_cfg', wrapper)
 
 
-_CONFIG_PREFIX = 'serkd_mm::'
 _KEPT_ALIVE: list[Any] = []

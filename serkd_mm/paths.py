@@ -3,9 +3,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
+CONFIG_PREFIX = 'serkd_mm::'
+
 
 def own_folder(name: str) -> Path:
     """``configs`` or ``tools``, of the installed package or the checkout."""
     package = Path(__file__).resolve().parent
     installed = package / '.mim' / name
     return installed if installed.is_dir() else package.parent / name
+
+
+def own_config_path(name: str) -> str:
+    """File of a config of this package, installed or in a checkout.
+
+    Args:
+        name: ``serkd_mm::`` and the path below the configs folder.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+    """
+    folder = own_folder('configs')
+    path = folder / name[len(CONFIG_PREFIX) :]
+    if not path.is_file():
+        known = sorted(
+            str(p.relative_to(folder))
+            for p in folder.rglob('*.py')
+            if '_base_' not in p.parts
+        )
+        raise FileNotFoundError(
+            f'{name} is no config of serkd_mm; there are: {", ".join(known)}'
+        )
+    return str(path)

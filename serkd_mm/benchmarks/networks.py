@@ -20,7 +20,7 @@ from mmrazor.models.algorithms import SingleTeacherDistill as Algorithm
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from ..compat import own_config_path
+from ..paths import own_config_path
 
 # One training step on a batch of a data loader; returns the total loss.
 Step = Callable[[dict], Tensor]
