@@ -18,6 +18,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader
 
 from serkd_mm.engine import AtomicLocalBackend, atomic_backend
+from serkd_mm.engine.hooks import atomic_checkpoint_hook
 from tests.engine.runs import (
     EPOCHS,
     STEPS,
@@ -365,6 +366,20 @@ def test_a_named_checkpoint_is_not_exchanged(tmp_path: Path) -> None:
 
     assert f'cannot resume from {broken}: ' in str(error.value)
     assert str(tmp_path / 'epoch_3.pth') in str(error.value)
+
+
+def test_a_machine_without_the_checkpoint_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(data: list) -> None:
+        data[:] = [True, '/elsewhere/epoch_1.pth', None]
+
+    monkeypatch.setattr(
+        atomic_checkpoint_hook, 'broadcast_object_list', answer
+    )
+
+    with pytest.raises(RuntimeError, match='a disk that all machines share'):
+        train(tmp_path)
 
 
 def test_weights_alone_cannot_be_resumed_from(tmp_path: Path) -> None:
