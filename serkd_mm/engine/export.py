@@ -158,7 +158,8 @@ def _student_weights(checkpoint: Any, path: str) -> dict:
     if not weights:
         raise ValueError(
             f'{path!r} holds no student: no key starts with {_STUDENT!r}, the '
-            f'first ones are {list(state_dict)[:3]}'
+            f'first ones are {list(state_dict)[:3]}; name a checkpoint of a '
+            'distillation'
         )
     return weights
 
@@ -174,7 +175,8 @@ def _run_config(
     if 'architecture' not in (run.get('model') or {}):
         raise ValueError(
             f'the config {config or "that " + path + " holds"} is not that of '
-            'a distillation: it has no model.architecture, the student'
+            'a distillation: it has no model.architecture, the student; name '
+            'the config that the checkpoint was trained with'
         )
     if config is None:
         check_types(student_architecture(run), path)
