@@ -9,10 +9,12 @@ fails without it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import sys
 import tempfile
+import types
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
@@ -25,6 +27,7 @@ from mmengine.device import get_device
 from mmengine.fileio import io
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
+from torch.optim import Optimizer
 
 from .paths import CONFIG_PREFIX, own_config_path
 
@@ -184,6 +187,29 @@ def disable_old_dynamo(function: Callable) -> Callable:
     if hasattr(torch.library, 'register_autograd'):  # since PyTorch 2.4
         return function
     return torch.compiler.disable(function)
+
+
+def keep_step_hooks(optimizer: Optimizer) -> None:
+    """Let an optimizer call the hooks of its steps beside ``torch.compile``.
+
+    Dynamo of PyTorch 2.1 takes their call out of the optimizers' classes when
+    something is compiled for the first time, and registered hooks are never
+    called. The step of this one optimizer calls them before and after that.
+    """
+    step: Any = optimizer.step
+
+    @functools.wraps(step)
+    def unhooked(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        return step(*args, **kwargs)
+
+    hooked = Optimizer.profile_hook_step(unhooked)
+    layer, layers = step, []
+    while layer is not None:
+        layers.append(getattr(layer, '__code__', None))
+        layer = getattr(layer, '__wrapped__', None)
+    calls_them = hooked.__code__ in layers
+    own = step if calls_them else types.MethodType(hooked, optimizer)
+    optimizer.step = own  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

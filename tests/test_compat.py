@@ -172,6 +172,54 @@ def test_mmrazor_sees_the_true_torch_version_after_its_import() -> None:
     )
 
 
+STEP = """
+import functools
+import torch
+parameter = torch.nn.Parameter(torch.ones(2))
+parameter.grad = torch.ones(2)
+optimizer = torch.optim.SGD([parameter], lr=0.5)
+
+def compile_something():
+    torch.compile(torch.neg, backend='eager')(parameter)
+
+def schedule():
+    # As learning rate schedules wrap it, MMEngine's and PyTorch's.
+    function = optimizer.step.__func__
+
+    @functools.wraps(function)
+    def counted(*args, **kwargs):
+        return function(optimizer, *args, **kwargs)
+
+    counted._with_counter = True
+    optimizer.step = counted
+
+def step():
+    optimizer.register_step_pre_hook(lambda *_: print('before'))
+    optimizer.register_step_post_hook(lambda *_: print('after'))
+    optimizer.step()
+    assert parameter.tolist() == [0.5, 0.5], parameter
+"""
+CURE = 'compat.keep_step_hooks(optimizer)'
+COUNTED = 'assert optimizer.step._with_counter'
+
+
+@pytest.mark.parametrize(
+    'order',
+    [
+        ('compile_something()', CURE),
+        (CURE, 'compile_something()'),
+        ('compile_something()', 'schedule()', CURE, COUNTED),
+        ('schedule()', CURE, 'compile_something()', COUNTED),
+    ],
+    ids=['compiled', 'compiled later', 'with schedule', 'schedule first'],
+)
+def test_hooks_of_steps_are_called_once_beside_compile(order) -> None:
+    """Without the cure PyTorch 2.1 calls none where this compiles first."""
+    cured = python(LOAD_COMPAT, STEP, *order, 'step()')
+
+    assert cured.stdout.split() == ['before', 'after'], cured.stderr
+
+
 class Activations(nn.Module):
     """In-place activations at the top, nested and in a list."""
 

@@ -6,8 +6,8 @@
 #
 #   bash tools/run_tests.sh -k superpixel
 #
-# With --oldest or --onedl first, the fast tests on another stack instead, in
-# an environment of its own (.venv-oldest, .venv-onedl) with the versions of
+# With --oldest or --onedl first, the tests nearest to other packages on another
+# stack instead, in an environment of its own (.venv-oldest, .venv-onedl) with the versions of
 # requirements/oldest.txt or requirements/onedl.txt:
 #
 #   bash tools/run_tests.sh --oldest
@@ -31,7 +31,8 @@ test_stack() {
   PYTHONPATH=$PWD "$venv/bin/python" -W ignore -c 'import serkd_mm'
   PYTHONPATH=$PWD OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} exec \
     "$venv/bin/python" -W ignore -m pytest -q \
-    tests/functional tests/ops tests/models tests/test_compat.py "$@"
+    tests/functional tests/ops tests/models tests/engine tests/datasets \
+    tests/test_compat.py "$@"
 }
 
 case ${1:-} in

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ... import compat
 from ..iteration_record import IterationRecord, gradients_finite
 from ..runner_parts import (
     norm_before_clipping,
@@ -124,6 +125,7 @@ class NonFiniteHook(Hook):
             model.register_forward_hook(keep, with_kwargs=True),
         ]
         for optimizer in found:
+            compat.keep_step_hooks(optimizer)
             self._handles += [
                 optimizer.register_step_pre_hook(check),
                 optimizer.register_step_post_hook(restore),

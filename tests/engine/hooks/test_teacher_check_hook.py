@@ -117,7 +117,9 @@ def test_a_compiled_teacher_is_not_compiled_anew(tmp_path: Path) -> None:
         compiled.append(graph)
         return graph
 
-    model = build(teacher_compile=dict(backend=backend, fullgraph=True))
+    # In one graph since PyTorch 2.4.
+    one = hasattr(torch.library, 'register_autograd')
+    model = build(teacher_compile=dict(backend=backend, fullgraph=one))
     val = validation(labelled(model.teacher, right=17))
     before = len(compiled)
 
@@ -127,7 +129,8 @@ def test_a_compiled_teacher_is_not_compiled_anew(tmp_path: Path) -> None:
     metrics, _ = hook._evaluate(runner, model)
 
     assert metrics['accuracy/top1'] == 85.0
-    assert before == len(compiled) == 1
+    assert before == len(compiled)
+    assert before == 1 if one else before > 1
 
 
 def test_a_few_batches_are_enough_if_asked_for(tmp_path: Path) -> None:
