@@ -6,9 +6,10 @@
 #
 #   bash tools/run_tests.sh -k superpixel
 #
-# With --oldest or --onedl first, the tests nearest to other packages on another
-# stack instead, in an environment of its own (.venv-oldest, .venv-onedl) with the versions of
-# requirements/oldest.txt or requirements/onedl.txt:
+# With --oldest or --onedl first, the tests nearest to other packages on
+# another stack instead, in an environment of its own (.venv-oldest,
+# .venv-onedl) with the versions of requirements/oldest.txt or
+# requirements/onedl.txt:
 #
 #   bash tools/run_tests.sh --oldest
 set -euo pipefail

@@ -39,6 +39,7 @@ def save_dump(
     data_batch: Any,
     random_state: dict[str, Any],
     amp: dict[str, Any],
+    losses: list[str],
 ) -> None:
     """Write all that a forward pass depends on; the file is whole or absent.
 
@@ -52,6 +53,8 @@ def save_dump(
             :func:`~serkd_mm.engine.random_state.get_random_state`, before the
             batch is preprocessed.
         amp: Arguments of :func:`mmengine.runner.autocast` but the device.
+        losses: Names in the order in which they are summed; the text of a
+            config has its keys in another.
     """
     content = dict(
         cfg=cfg.pretty_text,
@@ -60,6 +63,7 @@ def save_dump(
         data_batch=data_batch,
         random_state=random_state,
         amp=amp,
+        losses=losses,
         device=next(model.parameters()).device.type,
     )
     if hasattr(model, 'distillation_stopped'):
@@ -105,7 +109,8 @@ def replay(
         with autocast(device, **dump['amp']):
             data = model.data_preprocessor(dump['data_batch'], True)
             raw = model._run_forward(data, mode='loss')
-    loss, losses = model.parse_losses(raw)
+    in_order = {name: raw[name] for name in dump['losses'] if name in raw}
+    loss, losses = model.parse_losses({**in_order, **raw})
     values = {name: float(value) for name, value in losses.items()}
     return Replay(loss, values, img_paths(dump['data_batch']), model)
 

@@ -66,9 +66,16 @@ class IterationRecord:
             for name in set(sample.keys()) - set(fields):
                 sample.pop(name)
             sample.set_data(fields)
+        losses = [name for found in self.losses for name in found]
         try:
             save_dump(
-                path, self.model, cfg, self.data_batch, self._random_state, amp
+                path,
+                self.model,
+                cfg,
+                self.data_batch,
+                self._random_state,
+                amp,
+                losses,
             )
         except Exception as error:  # other ranks wait for this one
             return f'no dump, as {path} could not be written ({error})'
