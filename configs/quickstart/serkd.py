@@ -41,3 +41,6 @@ model = dict(
         ),
     ),
 )
+
+# Superpixels of both networks before, while and after training.
+custom_hooks = [dict(type='SuperpixelVisHook', interval=20)]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import runpy
 import sys
@@ -150,6 +151,7 @@ def test_the_hook_draws_before_while_and_after_training(
     runner = SimpleNamespace(
         model=model,
         visualizer=Visualizer(),
+        val_loop=object(),
         val_dataloader=SimpleNamespace(dataset=dataset),
         iter=iters,
         epoch=0,
@@ -182,10 +184,16 @@ def test_the_hook_draws_before_while_and_after_training(
         }
 
 
-def test_the_hook_needs_a_validation_set_or_paths() -> None:
-    runner = SimpleNamespace(val_dataloader=None, epoch=0)
-    with pytest.raises(ValueError, match='no validation set; name images'):
-        SuperpixelVisHook().before_train(runner)
+def test_without_a_validation_set_the_hook_says_so_and_draws_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runner = SimpleNamespace(
+        val_loop=None, logger=logging.getLogger(), epoch=4, max_epochs=5
+    )
+    hook = SuperpixelVisHook()
+    hook.before_train(runner)
+    hook.after_train_epoch(runner)
+    assert 'nothing without a validation set; give it images=' in caplog.text
 
 
 CONFIG = f"""

@@ -37,9 +37,11 @@ class SuperpixelVisHook(Hook):
         input_size: Height and width of the networks' input for images given
             by path. None takes the size of the validation set's.
 
+    Without a validation set to take images or their size from, the hook says
+    so in the log and draws nothing.
+
     Raises:
-        ValueError: If an image cannot be read, or the config has no
-            validation set to take images from.
+        ValueError: If an image cannot be read.
     """
 
     priority = 'LOW'
@@ -57,6 +59,14 @@ class SuperpixelVisHook(Hook):
     @master_only
     def before_train(self, runner: Runner) -> None:
         """Choose the images and draw the first sheet."""
+        self._images: list[np.ndarray] = []
+        by_path = not isinstance(self._source, int) and self._input_hw
+        if runner.val_loop is None and not by_path:
+            runner.logger.warning(
+                'SuperpixelVisHook draws nothing without a validation set; '
+                'give it images=[paths] and input_size=(height, width)'
+            )
+            return
         self._images = self._choose(runner)
         self._before: dict[str, list[np.ndarray]] = {}
         self._start = 'before training'
@@ -68,16 +78,13 @@ class SuperpixelVisHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         """Draw a sheet every ``interval`` epochs."""
         epoch = runner.epoch + 1
+        if not self._images:
+            return
         if epoch % self._interval == 0 or epoch == runner.max_epochs:
             self._draw(runner, epoch)
 
     def _choose(self, runner: Runner) -> list[np.ndarray]:
         if isinstance(self._source, int) or self._input_hw is None:
-            if runner.val_dataloader is None:
-                raise ValueError(
-                    'SuperpixelVisHook found no validation set; name images '
-                    'and input_size=(height, width)'
-                )
             dataset = runner.val_dataloader.dataset
             count = self._source if isinstance(self._source, int) else 1
             chosen = np.linspace(0, len(dataset) - 1, count).round()
