@@ -209,7 +209,7 @@ def keep_step_hooks(optimizer: Optimizer) -> None:
         layer = getattr(layer, '__wrapped__', None)
     calls_them = hooked.__code__ in layers
     own = step if calls_them else types.MethodType(hooked, optimizer)
-    optimizer.step = own  # type: ignore[method-assign]
+    setattr(optimizer, 'step', own)  # noqa: B010
 
 
 @contextlib.contextmanager
