@@ -15,9 +15,9 @@ from serkd_mm.engine.data_checks import check_data
 from serkd_mm.engine.launch import (
     add_runner_arguments,
     build_runner,
+    clean_exit,
     leave_teacher_out,
     load_config,
-    process_group_of_block,
 )
 from serkd_mm.engine.whole_checkpoint import require_whole_checkpoint
 
@@ -61,7 +61,7 @@ def main() -> None:
     if args.amp:
         cfg.test_cfg.fp16 = True
     leave_teacher_out(cfg)
-    with process_group_of_block():
+    with clean_exit():
         metrics = evaluate(cfg, args)
     if args.out and args.out_item == 'metrics':
         dump(metrics, args.out)

@@ -10,8 +10,8 @@ from mmengine.config import Config
 
 from serkd_mm.engine.launch import (
     add_runner_arguments,
+    clean_exit,
     load_config,
-    process_group_of_block,
     resume_after_restart,
     train,
 )
@@ -79,7 +79,7 @@ def main() -> None:
     cfg = load_config(args)
     merge_training_options(cfg, args)
     resume_after_restart(cfg)
-    with process_group_of_block():
+    with clean_exit():
         train(cfg)
 
 

@@ -94,28 +94,28 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 @contextlib.contextmanager
-def process_group_of_block() -> Iterator[None]:
-    """Leave the process group, if one was joined, when the block ends.
+def clean_exit() -> Iterator[None]:
+    """Let go of a run at the end of the block, before the process exits.
 
-    A process that exits inside a group can be aborted, its work done: the
-    group's threads may ask for an interpreter that is going away. They end
-    with the last reference to the group, hence the model must be the block's
-    own. After an error the group is kept, since leaving it may wait for the
-    other ranks.
+    The run must be the block's own. Its data loaders then end at once, which
+    at exit take seconds each, and so does its process group: a process that
+    exits inside one can be aborted, its work done, as the group's threads may
+    ask for an interpreter that is going away. After an error the group is
+    kept, since leaving it may wait for the other ranks.
     """
     try:
         yield
     except SystemExit as stop:
         traceback.clear_frames(stop.__traceback__)
-        _leave_process_group()
+        _let_go()
         raise
-    _leave_process_group()
+    _let_go()
 
 
-def _leave_process_group() -> None:
+def _let_go() -> None:
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
-        gc.collect()  # the model wrapper, which is part of cycles
+    gc.collect()  # runner and model are parts of cycles
 
 
 def train(cfg: Config) -> nn.Module:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -31,8 +32,10 @@ class StopOnSignalHook(Hook):
     exits with code 128 + signal: 143 for SIGTERM. ``--resume`` goes on from
     there, in the middle of the epoch.
 
-    The processes of the data loaders ignore the signals, as schedulers signal
-    whole process groups and a loader that dies takes the run with it.
+    The processes of the data loaders heed the signals of their parent alone,
+    as schedulers signal whole process groups and a loader that dies takes the
+    run with it. (Where the system has no ``sigwaitinfo``, as on macOS, they
+    die.)
 
     Args:
         signals: Names of the signals, for example ``('SIGTERM', 'SIGUSR1')``
@@ -61,7 +64,7 @@ class StopOnSignalHook(Hook):
         self._batches = 0
 
     def before_run(self, runner: Runner) -> None:
-        """Let the data loaders ignore the signals.
+        """Let the data loaders ignore the scheduler's signals.
 
         Some may have processes before this hook's turn in ``before_train``.
         """
@@ -70,7 +73,7 @@ class StopOnSignalHook(Hook):
         loops = (runner.train_loop, runner.val_loop)
         for loader in [loop.dataloader for loop in loops if loop is not None]:
             loader.worker_init_fn = functools.partial(
-                _ignore_signals, self.signals, loader.worker_init_fn
+                _heed_parent_alone, self.signals, loader.worker_init_fn
             )
 
     def before_train(self, runner: Runner) -> None:
@@ -183,13 +186,30 @@ def _restore_trained(hook: EMAHook) -> None:
         hook._swap_ema_parameters()
 
 
-def _ignore_signals(
+def _heed_parent_alone(
     signals: Sequence[signal.Signals],
     worker_init: Callable[[int], None] | None,
     worker: int,
 ) -> None:
     """Initialise a process of a data loader."""
-    for number in signals:
-        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        threading.Thread(
+            target=_end_when_parent_asks,
+            args=(signals, os.getppid()),
+            daemon=True,
+        ).start()
     if worker_init is not None:
         worker_init(worker)
+
+
+def _end_when_parent_asks(
+    signals: Sequence[signal.Signals], parent: int
+) -> None:
+    """End as PyTorch's own handler does when the parent terminates loaders.
+
+    A parent that fails does so at its exit, and then waits for their end.
+    """
+    while signal.sigwaitinfo(signals).si_pid != parent:
+        pass
+    os._exit(0)

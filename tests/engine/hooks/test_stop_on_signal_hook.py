@@ -6,6 +6,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -259,7 +261,8 @@ class SignalLoaders(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None
     ) -> None:
         for process in multiprocessing.active_children():
-            os.kill(process.pid, signal.SIGTERM)
+            # As a scheduler: the loaders obey their parent.
+            subprocess.run(['sh', '-c', f'kill {process.pid}'], check=True)
             self.signalled += 1
 
 
@@ -295,3 +298,41 @@ def test_so_do_those_of_a_validation_that_is_made_up_for(
 
     assert sender.signalled == 2 * STEPS
     assert 'Validating first' in log_of(tmp_path)
+
+
+FAILING = """
+import sys
+
+from mmengine.hooks import Hook
+
+from tests.engine.hooks.test_stop_on_signal_hook import *
+
+
+class Fail(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        raise RuntimeError('broken on purpose')
+
+
+loader = dict(
+    batch_size=BATCH,
+    num_workers=1,
+    persistent_workers=True,
+    dataset=Points(),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+)
+build_runner(
+    Path(sys.argv[1]), HOOKS, custom_hooks=[Fail()], train_dataloader=loader
+).train()
+"""
+
+
+def test_data_loaders_end_with_a_run_that_fails(tmp_path: Path) -> None:
+    failed = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', FAILING, str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+
+    assert failed.returncode == 1
+    assert 'RuntimeError: broken on purpose' in failed.stderr
