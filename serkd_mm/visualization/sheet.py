@@ -13,6 +13,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..models.algorithms.renormalize import converts_to_rgb
 from ..models.connectors import SuperpixelTokenizer
 from ..models.modes import evaluating
 from .agreement import boundary_recall, normalized_mutual_information
@@ -37,6 +38,7 @@ def superpixels_of_images(
     model: FrozenTeacherDistill,
     images: Sequence[np.ndarray],
     input_hw: tuple[int, int],
+    rgb: bool = False,
 ) -> Labels:
     """Superpixels of teacher and student at the resolution of the images.
 
@@ -47,6 +49,7 @@ def superpixels_of_images(
         model: Algorithm; its modules keep their modes.
         images: ``(H, W, 3)`` uint8 in BGR, of any sizes.
         input_hw: Height and width that the networks take.
+        rgb: Whether they take RGB; see :func:`takes_rgb`.
 
     Returns:
         Under ``'teacher'`` and ``'student'`` the labels of each image,
@@ -60,6 +63,8 @@ def superpixels_of_images(
         torch.from_numpy(cv2.resize(image, size)).permute(2, 0, 1)
         for image in images
     ]
+    if rgb:
+        inputs = [image.flip(0) for image in inputs]
     with evaluating(model):
         batch = model.data_preprocessor(dict(inputs=inputs))['inputs']
         found = superpixel_assignments(model, batch)
@@ -73,6 +78,20 @@ def superpixels_of_images(
         ]
         for side, assignment in found.items()
     }  # fmt: skip
+
+
+def takes_rgb(model: FrozenTeacherDistill, pipeline: Sequence[str]) -> bool:
+    """Whether what a pipeline hands to the networks is RGB.
+
+    Files are loaded as BGR. Datasets that are no image files, CIFAR for
+    example, hold RGB, and their preprocessor leaves it so.
+
+    Args:
+        model: Algorithm with the preprocessor.
+        pipeline: Type names of the transforms.
+    """
+    loads = any(name.startswith('Load') for name in pipeline)
+    return not loads and not converts_to_rgb(model.data_preprocessor)
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from .sheet import (
     enlarged,
     superpixel_rows,
     superpixels_of_images,
+    takes_rgb,
 )
 
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'}
@@ -72,12 +73,13 @@ def visualize(
     cfg.merge_from_dict(cfg_options or {})
     model = load_algorithm(cfg, checkpoint)
     hw = (size[0], size[1]) if size else _input_size(cfg, pictures[0])
+    rgb = takes_rgb(model, [step['type'] for step in _pipeline(cfg)])
     human = dict(np.load(segmentations)) if segmentations else {}
     sheets, rows = {}, []
     own: list[int | None] = [None]
     for grid, steps in itertools.product(grids or own, iters or own):
         with clustering(model, grid, steps):
-            labels = superpixels_of_images(model, pictures, hw)
+            labels = superpixels_of_images(model, pictures, hw, rgb)
         name = 'superpixels'
         name += f'_grid-{grid}' if grid else ''
         name += f'_iters-{steps}' if steps else ''
@@ -141,14 +143,14 @@ def _find_images(names: Sequence[str]) -> list[Path]:
     return paths
 
 
+def _pipeline(cfg: Config) -> list[dict]:
+    loader = cfg.get('val_dataloader') or cfg.get('test_dataloader') or {}
+    return loader.get('dataset', {}).get('pipeline', [])
+
+
 def _input_size(cfg: Config, image: np.ndarray) -> tuple[int, int]:
     """Size that the validation pipeline brings an image to."""
-    loader = cfg.get('val_dataloader') or cfg.get('test_dataloader')
-    steps = [
-        step
-        for step in (loader or {}).get('dataset', {}).get('pipeline', [])
-        if not step['type'].startswith('Load')
-    ]
+    steps = [s for s in _pipeline(cfg) if not s['type'].startswith('Load')]
     if not steps:
         raise ValueError(
             f'{cfg.filename} has no validation pipeline that tells the size '

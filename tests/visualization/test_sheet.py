@@ -28,6 +28,7 @@ from serkd_mm.visualization.sheet import (
     draw_sheet,
     superpixel_rows,
     superpixels_of_images,
+    takes_rgb,
 )
 from tests.models import builders
 
@@ -94,6 +95,32 @@ def test_superpixels_have_the_size_of_their_images(images) -> None:
     assert agreement_of(dict(teacher=labels['teacher'])) == []
 
 
+@pytest.mark.parametrize(
+    ('to_rgb', 'pipeline', 'rgb'),
+    [
+        (True, ['LoadImageFromFile', 'PackInputs'], False),
+        (True, ['PackInputs'], False),
+        (False, ['LoadCheckedImage', 'PackInputs'], False),  # BGR networks
+        (False, ['PackInputs'], True),  # CIFAR
+    ],
+)
+def test_networks_see_the_colours_that_they_know(
+    images, to_rgb: bool, pipeline: list[str], rgb: bool
+) -> None:
+    preprocessor = dict(type='mmpretrain.ClsDataPreprocessor', to_rgb=to_rgb)
+    model = builders.build(data_preprocessor=preprocessor)
+    assert takes_rgb(model, pipeline) == rgb
+    seen: list[torch.Tensor] = []
+    model.student.backbone.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0])
+    )
+    blue = np.zeros((32, 32, 3), np.uint8)
+    blue[..., 0] = 255
+    superpixels_of_images(model, [blue], (32, 32), rgb)
+    channels = seen[0][0].mean(dim=(1, 2))
+    assert int(channels.argmax()) == (2 if to_rgb or rgb else 0)
+
+
 def test_clustering_lasts_as_long_as_asked(images) -> None:
     model = builders.build()
 
@@ -153,6 +180,7 @@ def test_the_hook_draws_before_while_and_after_training(
         visualizer=Visualizer(),
         val_loop=object(),
         val_dataloader=SimpleNamespace(dataset=dataset),
+        train_dataloader=SimpleNamespace(dataset=dataset),
         iter=iters,
         epoch=0,
         max_epochs=5,

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from ...visualization.sheet import (
     enlarged,
     superpixel_rows,
     superpixels_of_images,
+    takes_rgb,
 )
 from ..runner_parts import unwrapped_model
 
@@ -67,6 +69,9 @@ class SuperpixelVisHook(Hook):
                 'give it images=[paths] and input_size=(height, width)'
             )
             return
+        self._rgb = takes_rgb(
+            unwrapped_model(runner), _pipeline(runner.train_dataloader.dataset)
+        )
         self._images = self._choose(runner)
         self._before: dict[str, list[np.ndarray]] = {}
         self._start = 'before training'
@@ -91,13 +96,16 @@ class SuperpixelVisHook(Hook):
             inputs = [dataset[int(index)]['inputs'] for index in chosen]
             self._input_hw = tuple(inputs[0].shape[-2:])
         if isinstance(self._source, int):
-            return [enlarged(x.permute(1, 2, 0).numpy()) for x in inputs]
+            images = [x.permute(1, 2, 0).numpy() for x in inputs]
+            return [enlarged(x[..., ::-1] if self._rgb else x) for x in images]
         return [enlarged(read_image(path)) for path in self._source]
 
     def _draw(self, runner: Runner, epoch: int) -> None:
         model = unwrapped_model(runner)
         assert self._input_hw is not None
-        labels = superpixels_of_images(model, self._images, self._input_hw)
+        labels = superpixels_of_images(
+            model, self._images, self._input_hw, self._rgb
+        )
         rows = superpixel_rows(self._images, labels)
         student = {k: v for k, v in rows.items() if k.startswith('student')}
         rows = {k: v for k, v in rows.items() if k not in student}
@@ -122,6 +130,14 @@ class SuperpixelVisHook(Hook):
                 for key in numbers[0]
             }
             runner.visualizer.add_scalars(scalars, step=epoch)
+
+
+def _pipeline(dataset: Any) -> list[str]:
+    """Type names of the transforms of a dataset, also of a wrapped one."""
+    while hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset
+    transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
+    return [type(transform).__name__ for transform in transforms]
 
 
 def read_image(path: str) -> np.ndarray:

@@ -44,7 +44,7 @@ class Renormalize(nn.Module):
         """
         if getattr(target, 'mean', None) is None:
             return None
-        flip = _is_rgb(source) != _is_rgb(target)
+        flip = converts_to_rgb(source) != converts_to_rgb(target)
         mean, std = _statistics(source)
         target_mean, target_std = _statistics(target)
         if flip:
@@ -79,10 +79,13 @@ def describe_normalization(preprocessor: nn.Module | None) -> str:
         ', '.join(f'{value:g}' for value in values.tolist())
         for values in _statistics(preprocessor)
     )
-    return f'mean [{mean}], std [{std}], to_rgb={_is_rgb(preprocessor)}'
+    return (
+        f'mean [{mean}], std [{std}], to_rgb={converts_to_rgb(preprocessor)}'
+    )
 
 
-def _is_rgb(preprocessor: nn.Module | None) -> bool:
+def converts_to_rgb(preprocessor: nn.Module | None) -> bool:
+    """Whether a preprocessor takes BGR and makes RGB of it."""
     # MMPretrain's name and that of MMEngine's ImgDataPreprocessor.
     names = ('to_rgb', '_channel_conversion')
     return any(getattr(preprocessor, name, False) for name in names)
