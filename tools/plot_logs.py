@@ -28,10 +28,10 @@ def main() -> None:
     args = parser.parse_args()
     try:
         runs = find_runs(args.folders)
-    except FileNotFoundError as error:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        plot_runs(runs, args.out)
+    except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f'error: {error}') from None
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    plot_runs(runs, args.out)
     print(markdown_table(runs))
     print(f'picture: {args.out}')
 

@@ -25,14 +25,15 @@ def main() -> None:
     args = parser.parse_args()
     try:
         runs = find_runs([args.work_dir])
-    except FileNotFoundError as error:
+        # A run may hold others, below its own logs.
+        if len(runs) > 1 and runs[0].folder != args.work_dir:
+            names = ', '.join(str(run.folder) for run in runs)
+            raise ValueError(f'several runs, name one of {names}')
+        path = args.out or args.work_dir / 'report.html'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_report(runs[0], path)
+    except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f'error: {error}') from None
-    if len(runs) > 1:
-        names = ', '.join(str(run.folder) for run in runs)
-        raise SystemExit(f'error: several runs, name one of {names}')
-    path = args.out or args.work_dir / 'report.html'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_report(runs[0], path)
     print(f'report: {path}')
 
 

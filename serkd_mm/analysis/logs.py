@@ -41,7 +41,9 @@ class RunLog:
     def per_epoch(self) -> float | None:
         """Iterations of an epoch, None in runs without epochs."""
         epochs = self.train.get('epoch')
-        if not epochs:
+        # MMEngine's runs without epochs may log that they are in the first.
+        top1 = self.val.get(TOP1)
+        if not epochs or (top1 and epochs[-1][1] == 1 < top1[-1][0]):
             return None
         known = self.record.get('iterations_per_epoch')
         # Logged iterations lie within their epochs.
@@ -105,8 +107,9 @@ def read_run(folder: Path) -> RunLog:
         train, val, first = _read_start(start / SCALARS)
         # Validation counts epochs; those that ended before the start stay.
         per_epoch = run.per_epoch() or 1.0
+        validated = val[TOP1][0][0] if TOP1 in val else first
         _cut(run.train, first)
-        _cut(run.val, first / per_epoch)
+        _cut(run.val, min(first / per_epoch, validated))
         for kept, new in ((run.train, train), (run.val, val)):
             for name, series in new.items():
                 kept.setdefault(name, []).extend(series)
@@ -127,7 +130,7 @@ def _read_start(
     """Training scalars, the others, and the first iteration."""
     train: dict[str, Series] = {}
     val: dict[str, Series] = {}
-    first = float('inf')
+    first, last = float('inf'), 0.0
     for line in path.read_text().splitlines():
         try:
             scalars = json.loads(line)
@@ -138,7 +141,10 @@ def _read_start(
             continue
         training = 'loss' in scalars
         if training:
-            first = min(first, step)
+            first, last = min(first, step), step
+        elif step == 0:
+            # MMEngine counts no epochs in runs of iterations, by default.
+            step = last
         for name, value in scalars.items():
             if isinstance(value, (int, float)):
                 kept = train if training else val
@@ -148,8 +154,10 @@ def _read_start(
 
 def _cut(series: dict[str, Series], first: float) -> None:
     """Drop what was logged at the first step and later."""
-    for name, points in series.items():
+    for name, points in list(series.items()):
         series[name] = [point for point in points if point[0] < first]
+        if not series[name]:
+            del series[name]
 
 
 def _last(series: Series | None) -> float | None:

@@ -21,10 +21,17 @@ def plot_runs(runs: Sequence[RunLog], path: Path | str) -> None:
     Args:
         runs: Logs, drawn in one colour each.
         path: Picture to write; its suffix tells the format.
+
+    Raises:
+        ValueError: If no run has logged a loss or a top-1 yet, or the suffix
+            is of no format.
     """
     panels = [TOP1, 'agreement', 'learning rate']
     panels += dict.fromkeys(name for run in runs for name in run.losses)
     panels = [p for p in panels if any(_points(run, p) for run in runs)]
+    if not panels:
+        names = ', '.join(str(run.folder) for run in runs)
+        raise ValueError(f'nothing to draw: no loss or top-1 yet in {names}')
     rows = -(-len(panels) // COLUMNS)
     figure = Figure(
         figsize=(4.2 * COLUMNS, 2.9 * rows + 0.3 * len(runs)),
@@ -57,9 +64,11 @@ def _draw(axes: Axes, panel: str, runs: Sequence[RunLog]) -> None:
     values: list[float] = []
     for index, run in enumerate(runs):
         points = _points(run, panel)
-        unit = (run.per_epoch() or 1.0) if epochs else 1.0
-        scale = 1.0 if panel == TOP1 and epochs else unit
-        x = [step / scale for step, _ in points]
+        # Training is logged by iteration, validation by epoch if there are.
+        scale = 1 / (run.per_epoch() or 1.0) if epochs else 1.0
+        if panel == TOP1:
+            scale *= run.per_epoch() or 1.0
+        x = [step * scale for step, _ in points]
         y = [value for _, value in points]
         values += y
         color = matplotlib.colormaps['tab10'](index % 10)

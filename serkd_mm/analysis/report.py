@@ -40,7 +40,7 @@ def write_report(run: RunLog, path: Path) -> None:
         _section('Environment', _table(record.get('environment'))),
         _section('Config', _code(_config(run))),
     ]
-    title = escape(run.folder.name)
+    title = escape(run.folder.resolve().name)
     html = (
         f'<!doctype html><html lang="en"><meta charset="utf-8">'
         f'<title>{title}</title><style>{STYLE}</style>'

@@ -14,12 +14,12 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..analysis.logs import TOP1, read_run
 from .process import RunError
 from .study import TEACHER, Experiment, Study
 
 RUNNING, FAILED, FINISHED = 'running', 'failed', 'finished'
 RECORD, LOG, LOCK = 'run.json', 'train.log', '.lock'
-METRIC = 'accuracy/top1'
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
@@ -171,18 +171,12 @@ def fingerprint(
 
 
 def read_curve(folder: Path) -> list[tuple[int, float]]:
-    """Epoch and top-1 of every validation that MMEngine logged in a folder.
+    """Epoch and top-1 of every validation of a run, all its starts together.
 
-    A resumed run has one log per start; where two hold the same epoch, the
-    later one counts.
+    Runs without epochs have iterations in their place.
     """
-    curve: dict[int, float] = {}
-    for path in sorted(folder.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            entry = json.loads(line)
-            if METRIC in entry:
-                curve[int(entry['step'])] = float(entry[METRIC])
-    return sorted(curve.items())
+    top1 = read_run(folder).val.get(TOP1, [])
+    return [(int(epoch), value) for epoch, value in top1]
 
 
 def finished_curve(

@@ -14,10 +14,12 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from serkd_mm.analysis.logs import find_runs, read_run
-from serkd_mm.analysis.plot_logs import markdown_table, plot_runs
+from serkd_mm.analysis.plot_logs import _draw, markdown_table, plot_runs
 from serkd_mm.analysis.report import write_report
+from serkd_mm.studies.runs import read_curve
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
@@ -103,6 +105,59 @@ def test_the_last_line_of_a_killed_run_is_passed_over(resumed: Path) -> None:
     path = resumed / '20260102_000000' / 'vis_data' / 'scalars.json'
     path.write_text(path.read_text() + '{"loss": 0.5, "st')
     assert read_run(resumed).train['loss'][-1] == (20, 1.0)
+    assert read_curve(resumed) == [(1, 40.0), (2, 60.0), (3, 50.0)]
+
+
+def test_losses_of_a_run_begun_before_leave_the_table(resumed: Path) -> None:
+    """A run begun anew with other losses still has a row."""
+    lines = [dict(loss=7.0, step=1), dict(loss=6.0, step=2)]
+    write_start(resumed, '20260103_000000', lines)
+    run = read_run(resumed)
+    assert run.losses == ['loss']
+    assert run.summary()['iterations'] == 2
+    assert run.summary()['agreement'] is None
+
+
+@pytest.fixture
+def iterations(tmp_path: Path) -> Path:
+    """A run of iterations as MMEngine logs it: epoch 1 and step 0 for ever."""
+    folder = tmp_path / 'iterations'
+    starts = {'1': [10, 20, 30, 40], '2': [30, 40, 50]}
+    for day, steps in starts.items():
+        lines = [{'teacher/top1': 90.0, 'step': steps[0] - 10}]
+        for step in steps:
+            lines.append(train_line(step, 1.0) | dict(epoch=1))
+            if step % 20 == 0:
+                lines.append(val_line(0, float(step) + int(day)))
+        write_start(folder, f'2026010{day}', lines, iterations_per_epoch=10)
+    return folder
+
+
+def test_a_run_of_iterations_has_a_curve(iterations: Path) -> None:
+    run = read_run(iterations)
+    assert run.val['accuracy/top1'] == [(20, 21.0), (40, 42.0)]
+    assert run.per_epoch() is None
+    assert read_curve(iterations) == [(20, 21.0), (40, 42.0)]
+
+
+def test_epochs_and_iterations_share_an_axis(
+    resumed: Path, iterations: Path
+) -> None:
+    axes = Figure().subplots()
+    _draw(axes, 'accuracy/top1', [read_run(resumed), read_run(iterations)])
+    drawn = [[*line.get_xdata()] for line in axes.lines[:2]]
+    assert drawn == [[10, 20, 30], [20, 40]]
+    assert axes.get_xlabel() == 'iteration'
+
+
+def test_a_validation_takes_the_place_of_that_of_a_killed_start(
+    resumed: Path,
+) -> None:
+    """Also where nothing of the training was logged before it."""
+    lines = [val_line(2, 61.0), val_line(3, 51.0)]
+    write_start(resumed, '20260103_000000', lines)
+    top1 = read_run(resumed).val['accuracy/top1']
+    assert top1 == [(1, 40.0), (2, 61.0), (3, 51.0)]
 
 
 def test_runs_are_found_inside_a_folder(resumed: Path) -> None:
@@ -189,6 +244,44 @@ def test_tools_write_where_they_say(
     tool('report').main()
     assert (resumed / 'report.html').is_file()
 
+    # The run itself is meant, not those that it holds.
+    write_start(resumed / 'inner', '20260101', [train_line(5, 1.0)])
+    (resumed / 'report.html').unlink()
+    tool('report').main()
+    assert (resumed / 'report.html').is_file()
+    # From inside the folder its name is known too.
+    monkeypatch.chdir(resumed)
+    monkeypatch.setattr(sys, 'argv', ['report.py', '.'])
+    tool('report').main()
+    assert '<h1>run</h1>' in (resumed / 'report.html').read_text()
+
     monkeypatch.setattr(sys, 'argv', ['report.py', str(tmp_path / 'new')])
     with pytest.raises(SystemExit, match='error: no run has logged'):
         tool('report').main()
+
+
+@pytest.mark.parametrize(
+    ('name', 'out', 'message'),
+    [
+        ('plot_logs', 'curves.png', 'no loss or top-1 yet in .*run'),
+        ('report', 'run.html', 'no loss or top-1 yet in .*run'),
+        ('plot_logs', 'curves.xyz', 'xyz'),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    out: str,
+    message: str,
+) -> None:
+    """A run that was killed before its first loss; an unknown picture."""
+    lines = [{'weight/loss_kd': 1.0, 'step': 0}]
+    if out.endswith('xyz'):
+        lines.append(train_line(5, 1.0))
+    write_start(tmp_path / 'run', '20260101_000000', lines)
+    arguments = [name, str(tmp_path / 'run'), '--out', str(tmp_path / out)]
+    monkeypatch.setattr(sys, 'argv', arguments)
+    with pytest.raises(SystemExit, match=f'^error: .*{message}'):
+        tool(name).main()
+    assert not (tmp_path / out).exists()
