@@ -356,4 +356,20 @@ def prepare_cpu_distributed(cfg: Any) -> None:
     cfg.setdefault('model_wrapper_cfg', wrapper)
 
 
+def end_persistent_workers(loader: Any) -> None:
+    """Let the processes end that a data loader keeps between epochs.
+
+    PyTorch (2.1 to 2.13) tells them too late when the garbage collector or
+    the exit finds them: their queues are closed, so it waits for each of them
+    in turn for five seconds and then terminates it.
+
+    Args:
+        loader: Data loader, persistent or not.
+    """
+    iterator = getattr(loader, '_iterator', None)
+    if iterator is not None:
+        loader._iterator = None
+        iterator._shutdown_workers()
+
+
 _KEPT_ALIVE: list[Any] = []

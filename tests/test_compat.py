@@ -7,6 +7,7 @@ imports are concerned, and is skipped where the installed stack has none.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmrazor.models.algorithms import BaseAlgorithm
 from torch import nn
+from torch.utils.data import DataLoader
 
 from serkd_mm import compat
 
@@ -448,3 +450,27 @@ def test_files_are_written_whole_also_if_one_was_read_before(
     script = tmp_path / 'script.py'
     script.write_text(USED_BEFORE)
     subprocess.run([sys.executable, '-W', 'ignore', script], check=True)
+
+
+@pytest.mark.parametrize('cured', [False, True])
+def test_persistent_workers_are_told_to_end(
+    cured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = DataLoader([0], num_workers=1, persistent_workers=True)
+    list(loader)
+    (worker,) = loader._iterator._workers
+    terminated = []
+    end = worker.terminate
+    monkeypatch.setattr(
+        worker, 'terminate', lambda: (terminated.append(worker), end())
+    )
+    if cured:
+        compat.end_persistent_workers(loader)
+    else:
+        loader.cycle = loader
+        del loader
+        gc.collect()
+    worker.join()
+    if not cured and not terminated:
+        pytest.skip('this PyTorch tells them in time')
+    assert bool(terminated) is not cured

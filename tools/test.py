@@ -18,6 +18,7 @@ from serkd_mm.engine.launch import (
     clean_exit,
     leave_teacher_out,
     load_config,
+    workers_end,
 )
 from serkd_mm.engine.whole_checkpoint import require_whole_checkpoint
 
@@ -51,7 +52,8 @@ def evaluate(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
         require_whole_checkpoint(runner)
         if args.out and args.out_item == 'pred':
             runner.test_evaluator.metrics.append(DumpResults(args.out))
-        return runner.test()
+        with workers_end(runner):
+            return runner.test()
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from mmengine import hub
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import distributed, nn
 
 from .. import compat
@@ -97,11 +97,11 @@ def load_config(args: argparse.Namespace) -> Config:
 def clean_exit() -> Iterator[None]:
     """Let go of a run at the end of the block, before the process exits.
 
-    The run must be the block's own. Its data loaders then end at once, which
-    at exit take seconds each, and so does its process group: a process that
-    exits inside one can be aborted, its work done, as the group's threads may
-    ask for an interpreter that is going away. After an error the group is
-    kept, since leaving it may wait for the other ranks.
+    The run must be the block's own, as its process group ends with the last
+    reference to it. A process that exits inside one can be aborted, its work
+    done: the group's threads may ask for an interpreter that is going away.
+    After an error the group is kept, since leaving it may wait for the other
+    ranks.
     """
     try:
         yield
@@ -115,7 +115,18 @@ def clean_exit() -> Iterator[None]:
 def _let_go() -> None:
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
-    gc.collect()  # runner and model are parts of cycles
+        gc.collect()  # the model wrapper, which is part of cycles
+
+
+@contextlib.contextmanager
+def workers_end(runner: Runner) -> Iterator[None]:
+    """End what the runner's data loaders keep running, also on errors."""
+    try:
+        yield
+    finally:
+        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
+            if isinstance(loop, BaseLoop):
+                compat.end_persistent_workers(loop.dataloader)
 
 
 def train(cfg: Config) -> nn.Module:
@@ -143,7 +154,8 @@ def train(cfg: Config) -> nn.Module:
         runner.register_hook(BrokenImagesHook())
         if cfg.get('resume'):
             require_whole_checkpoint(runner)
-        model = runner.train()
+        with workers_end(runner):
+            model = runner.train()
         if runner.iter == 0:
             raise ValueError(
                 'nothing was trained: train_dataloader gave '
