@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from mmengine.hub import get_config
+from mmengine.registry import HOOKS
 from mmrazor.registry import MODELS
 
 import serkd_mm.functional
 import serkd_mm.models
 from serkd_mm import cli
+from serkd_mm.engine.forward_dump import Replay
 
-from .pages import ROOT, links, run_page
+from .pages import ROOT, links, python_block, run_page
 
 DOCS = ROOT / 'docs'
 PAPER = DOCS / 'paper_to_code.md'
@@ -55,6 +57,19 @@ def test_own_parts_are_trained_with(tmp_path, monkeypatch, example_parts):
     inner = center[1](tokens)
     assert inner.hw == (2, 2)
     assert inner.tokens.flatten().tolist() == [5, 6, 9, 10]
+
+
+def test_the_page_on_long_runs_names_what_is_there():
+    page = DOCS / 'long_runs.md'
+    names = re.findall(r'found\.(\w+)', python_block('replay(', page))
+    assert set(names) == {'losses', 'img_paths', 'loss'} < set(Replay._fields)
+    hooks: dict = {}
+    exec(python_block('default_hooks', page), hooks)
+    built = {k: HOOKS.build(v) for k, v in hooks['default_hooks'].items()}
+    defaults = get_config('serkd_mm::serkd_deit-s.py').default_hooks
+    assert {k: type(hook).__name__ for k, hook in built.items()} == {
+        k: defaults[k].type for k in built
+    }
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
