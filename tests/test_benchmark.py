@@ -74,7 +74,10 @@ def test_subcommand_writes_and_prints_what_it_found(
     assert set(found['tables'][0]['rows'][0]) >= COLUMNS[name]
     for goal in found['goals']:
         assert {'what', 'bound', 'measured', 'reached'} <= set(goal)
-    lines = re.findall(r'- goal: [<>]= .*: not judged at these sizes', text)
+    lines = re.findall(
+        r'- goal: [<>]= .*: (?:not judged at these sizes|not run, no CUDA.*)',
+        text,
+    )
     assert len(lines) == len(found['goals'])
 
 
@@ -197,9 +200,13 @@ def test_rounds_are_interleaved_after_a_warm_up() -> None:
 @pytest.mark.parametrize(
     ('measured', 'line'),
     [
-        (71.0, 'goal: >= 80x speed; measured 71x: not reached'),
+        (71.0, 'goal: >= 80x speed; measured 71x: not reached, too slow'),
         (80.0, 'goal: >= 80x speed; measured 80x: reached'),
+        (None, 'goal: >= 80x speed: not run, too slow'),
     ],
 )
-def test_goal_says_whether_it_is_reached(measured: float, line: str) -> None:
-    assert report.Goal('speed', 80.0, measured).line() == line
+def test_goal_says_whether_it_is_reached(
+    measured: float | None, line: str
+) -> None:
+    goal = report.Goal('speed', 80.0, measured, reason='too slow')
+    assert goal.line() == line

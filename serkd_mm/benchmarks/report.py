@@ -31,20 +31,24 @@ class Goal:
     Attributes:
         what: The quantity.
         bound: The number to reach.
-        measured: The number reached.
+        measured: The number reached, None where it was not measured.
         unit: Written behind both.
         at_least: Whether larger is better.
+        reason: Why it was not reached or not measured.
     """
 
     what: str
     bound: float
-    measured: float
+    measured: float | None
     unit: str = 'x'
     at_least: bool = True
+    reason: str = ''
 
     @property
     def reached(self) -> bool:
         """Whether the bound holds; nan never does."""
+        if self.measured is None:
+            return False
         if self.at_least:
             return self.measured >= self.bound
         return self.measured <= self.bound
@@ -52,13 +56,18 @@ class Goal:
     def line(self, judged: bool = True) -> str:
         """One line for the reader."""
         sign = '>=' if self.at_least else '<='
-        verdict = 'reached' if self.reached else 'not reached'
+        goal = f'goal: {sign} {self.bound:g}{self.unit} {self.what}'
+        why = f', {self.reason}' if self.reason else ''
+        if self.measured is None:
+            return f'{goal}: not run{why}'
+        verdict = 'reached' if self.reached else f'not reached{why}'
         if not judged:
             verdict = 'not judged at these sizes'
-        return (
-            f'goal: {sign} {self.bound:g}{self.unit} {self.what}; measured '
-            f'{self.measured:.4g}{self.unit}: {verdict}'
-        )
+        return f'{goal}; measured {self.measured:.4g}{self.unit}: {verdict}'
+
+
+# Why goals for GPUs are not measured elsewhere.
+NO_CUDA = 'no CUDA device'
 
 
 @dataclass

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from .measure import (
     quartiles,
     ratios,
 )
-from .report import Goal, Report, Table, bars
+from .report import NO_CUDA, Goal, Report, Table, bars
 
 HAND, PLAIN, FULL = 'hand-written KD', 'KD', 'SeRKD'
 VARIANTS = (HAND, PLAIN, FULL)
@@ -172,3 +173,8 @@ def _add_goals(report: Report, student: str, rows: dict) -> None:
     ):
         goal = Goal(f'{what}, {student}', bound, measured, at_least=False)
         report.goals.append(goal)
+        if report.options.device != 'cuda':
+            what = f'{goal.what}, CUDA, batch 128, bfloat16'
+            report.goals.append(
+                replace(goal, what=what, measured=None, reason=NO_CUDA)
+            )
