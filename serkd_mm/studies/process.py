@@ -38,6 +38,7 @@ class Launcher:
     gpus: int | None = None
     arguments: tuple[str, ...] = ()
     _processes: set[subprocess.Popen] = field(default_factory=set)
+    _stopped: bool = False
 
     def command(self, config: Path, resume: bool = False) -> list[str]:
         """The command that trains a config in the folder that it lies in."""
@@ -77,13 +78,16 @@ class Launcher:
                 pass_fds=[held.fileno()],
             )
             self._processes.add(process)
+            if self._stopped:  # while it was being started
+                self.stop()
             try:
                 return process.wait()
             finally:
                 self._processes.discard(process)
 
     def stop(self) -> None:
-        """End the trainings that are running."""
+        """End the trainings that are running or about to."""
+        self._stopped = True
         for process in list(self._processes):
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)

@@ -316,6 +316,18 @@ def test_a_training_is_held_even_if_its_sweep_dies(tmp_path: Path) -> None:
         pass
 
 
+def test_a_training_that_starts_while_others_are_ended_ends_too(
+    tmp_path: Path,
+) -> None:
+    """Between the check and the start lies the reading of a config."""
+    sleeper = launcher()
+    sleeper.stop()
+    command = [sys.executable, '-c', 'import time; time.sleep(5)']
+    with lock(tmp_path) as held:
+        code = sleeper.call(command, tmp_path / 'log', 0, held)
+    assert code == -signal.SIGTERM
+
+
 def test_an_interruption_ends_the_trainings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
