@@ -66,3 +66,39 @@ def test_every_tool_has_a_command() -> None:
     tools = {path.stem for path in own_folder('tools').glob('*.py')}
     hidden = {'launch', 'quickstart'}  # Parts of shell scripts.
     assert tools - hidden == {tool for tool, _, _ in cli.COMMANDS.values()}
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['train', 'no.py'], 'no.py'),
+        (['test', 'serkd_mm::no.py', 'a.pth'], 'no.py is no config'),
+        (['export', 'no.pth', 'out.pth'], "checkpoint 'no.pth' does not"),
+        (['export', __file__, 'out.pth'], 'is no checkpoint'),
+        (['report', 'no'], 'no is no folder'),
+        (['plot', 'no'], 'no is no folder'),
+    ],
+)
+def test_what_is_not_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit, match=f'^error: .*{message}') as caught:
+        run(monkeypatch, *arguments)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('item', 'name'), [('metrics', 'out.txt'), ('pred', 'out.json')]
+)
+def test_a_result_that_cannot_be_written_is_refused_before_the_test(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    item: str,
+    name: str,
+) -> None:
+    out = ('--out', name, '--out-item', item)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, 'test', 'config.py', 'a.pth', *out)
+    assert f'--out {name}: --out-item {item} is written to' in (
+        capsys.readouterr().err
+    )

@@ -8,6 +8,7 @@ import argparse
 
 import serkd_mm  # noqa: F401
 from serkd_mm.engine.export import export_student
+from serkd_mm.one_line_errors import one_line_errors
 
 
 def main() -> None:
@@ -39,7 +40,9 @@ def main() -> None:
         help='height and width of the images of .onnx and .pt, where the '
         'config does not say it',
     )
-    student = export_student(**vars(parser.parse_args()))
+    args = parser.parse_args()
+    with one_line_errors():
+        student = export_student(**vars(args))
     for path in (
         student.checkpoint,
         student.config,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from serkd_mm.analysis.logs import find_runs
 from serkd_mm.analysis.plot_logs import markdown_table, plot_runs
+from serkd_mm.one_line_errors import one_line_errors
 
 
 def main() -> None:
@@ -26,12 +27,10 @@ def main() -> None:
         '--out', type=Path, default=Path('curves.png'), help='picture'
     )
     args = parser.parse_args()
-    try:
+    with one_line_errors():
         runs = find_runs(args.folders)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         plot_runs(runs, args.out)
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
     print(markdown_table(runs))
     print(f'picture: {args.out}')
 

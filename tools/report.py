@@ -11,6 +11,7 @@ from pathlib import Path
 
 from serkd_mm.analysis.logs import find_runs
 from serkd_mm.analysis.report import write_report
+from serkd_mm.one_line_errors import one_line_errors
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
         '--out', type=Path, help='page; default: WORK_DIR/report.html'
     )
     args = parser.parse_args()
-    try:
+    with one_line_errors():
         runs = find_runs([args.work_dir])
         # A run may hold others, below its own logs.
         if len(runs) > 1 and runs[0].folder != args.work_dir:
@@ -32,8 +33,6 @@ def main() -> None:
         path = args.out or args.work_dir / 'report.html'
         path.parent.mkdir(parents=True, exist_ok=True)
         write_report(runs[0], path)
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
     print(f'report: {path}')
 
 

@@ -1,12 +1,15 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 """Evaluate a checkpoint on the test set of its config.
 
-python tools/test.py configs/serkd_deit-s.py work_dirs/epoch_300.pth
+python tools/test.py configs/serkd_deit-s.py \\
+    work_dirs/serkd_deit-s/epoch_300.pth
 """
 
 import argparse
+from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 
@@ -21,6 +24,7 @@ from serkd_mm.engine.launch import (
     workers_end,
 )
 from serkd_mm.engine.whole_checkpoint import require_whole_checkpoint
+from serkd_mm.one_line_errors import one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,21 +35,31 @@ def parse_args() -> argparse.Namespace:
     )
     add_runner_arguments(parser)
     parser.add_argument('checkpoint', help='path or URL of the checkpoint')
-    parser.add_argument('--out', help='file to write results to (.json, .pkl)')
+    parser.add_argument('--out', help='file to write results to')
     parser.add_argument(
         '--out-item',
         choices=['metrics', 'pred'],
         default='pred',
-        help='what --out holds: the metrics or every prediction (.pkl)',
+        help='what --out holds: the metrics (.json, .yml, .pkl) or every '
+        'prediction (.pkl, the default)',
     )
     parser.add_argument(
         '--amp', action='store_true', help='automatic mixed precision'
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    # A name that cannot be written is said before the test, not after it.
+    pickles = ('.pkl', '.pickle')
+    forms = {'metrics': ('.json', '.yml', '.yaml', *pickles), 'pred': pickles}
+    if args.out and Path(args.out).suffix not in forms[args.out_item]:
+        parser.error(
+            f'--out {args.out}: --out-item {args.out_item} is written to '
+            f'{" or ".join(forms[args.out_item])}'
+        )
+    return args
 
 
-def evaluate(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
-    """Test what a config describes and return the metrics."""
+def evaluate(cfg: Config, args: argparse.Namespace) -> None:
+    """Test what a config describes and write what is asked for."""
     with config_errors(cfg):
         check_data(cfg, ('test_dataloader',))
         runner = build_runner(cfg)
@@ -53,20 +67,21 @@ def evaluate(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
         if args.out and args.out_item == 'pred':
             runner.test_evaluator.metrics.append(DumpResults(args.out))
         with workers_end(runner):
-            return runner.test()
+            metrics = runner.test()
+        if args.out and args.out_item == 'metrics' and is_main_process():
+            dump(metrics, args.out)
 
 
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args)
+    with one_line_errors():
+        cfg = load_config(args)
     cfg.load_from = args.checkpoint
     if args.amp:
         cfg.test_cfg.fp16 = True
     leave_teacher_out(cfg)
     with clean_exit():
-        metrics = evaluate(cfg, args)
-    if args.out and args.out_item == 'metrics':
-        dump(metrics, args.out)
+        evaluate(cfg, args)
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ from serkd_mm.engine.launch import (
     resume_after_restart,
     train,
 )
+from serkd_mm.one_line_errors import one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -76,7 +77,8 @@ def merge_training_options(cfg: Config, args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args)
+    with one_line_errors():
+        cfg = load_config(args)
     merge_training_options(cfg, args)
     resume_after_restart(cfg)
     with clean_exit():

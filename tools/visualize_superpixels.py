@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 from mmengine.config import DictAction
 
+from serkd_mm.one_line_errors import one_line_errors
 from serkd_mm.visualization.tool import visualize
 
 
@@ -40,11 +41,14 @@ def main() -> None:
         'of each image without suffix',
     )
     parser.add_argument(
-        '--size', type=int, nargs=2, help='height and width of the input'
+        '--size',
+        type=int,
+        nargs=2,
+        help='height and width of the input (default: those of training)',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     args = parser.parse_args()
-    try:
+    with one_line_errors():
         sheets, numbers = visualize(
             args.config,
             args.checkpoint,
@@ -55,8 +59,6 @@ def main() -> None:
             size=args.size,
             cfg_options=args.cfg_options,
         )
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
     args.out.mkdir(parents=True, exist_ok=True)
     for name, sheet in sheets.items():
         path = args.out / f'{name}.png'

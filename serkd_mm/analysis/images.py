@@ -38,11 +38,10 @@ def input_size(cfg: Config) -> tuple[int, int]:
     Raises:
         ValueError: If neither tells.
     """
-    dataset = _innermost((cfg.get('train_dataloader') or {}).get('dataset'))
     steps = [
         step
-        for step in dataset.get('pipeline', [])
-        if not str(step.get('type', '')).startswith('Load')
+        for step in training_pipeline(cfg)
+        if not _kind(step).startswith('Load')
     ]
     reason = 'it has no train_dataloader.dataset.pipeline'
     if steps:
@@ -87,18 +86,37 @@ def dataset_length(cfg: Config) -> int | None:
         The number, or None if it cannot be known without the data.
     """
     dataset = (cfg.get('train_dataloader') or {}).get('dataset')
-    if dataset is None:
-        return None
-    times = 1
-    while 'dataset' in dataset:
-        times *= dataset.get('times', 1)
-        dataset = dataset['dataset']
-    length = _length(dataset, cfg)
-    return None if length is None else times * length
+    return None if dataset is None else _length(dataset, cfg)
 
 
 def _length(dataset: dict, cfg: Config) -> int | None:
-    kind = str(dataset.get('type')).rpartition('.')[2]
+    """Number of images of a dataset, wrapped or not."""
+    if 'datasets' in dataset:
+        lengths = [_length(part, cfg) for part in dataset['datasets']]
+        known = [length for length in lengths if length is not None]
+        return sum(known) if len(known) == len(lengths) else None
+    if 'dataset' in dataset:
+        length = _length(dataset['dataset'], cfg)
+        return None if length is None else _wrapped(dataset, length)
+    return _leaf_length(dataset, cfg)
+
+
+def _wrapped(wrapper: dict, length: int) -> int | None:
+    """Number of images of a wrapper around a dataset of a length."""
+    kind = _kind(wrapper)
+    if kind == 'SkipBrokenImages':
+        return length
+    if kind == 'RepeatDataset':
+        return wrapper['times'] * length
+    if kind == 'KFoldDataset':
+        fold, folds = wrapper.get('fold', 0), wrapper.get('num_splits', 5)
+        own = length * (fold + 1) // folds - length * fold // folds
+        return own if wrapper.get('test_mode') else length - own
+    return None
+
+
+def _leaf_length(dataset: dict, cfg: Config) -> int | None:
+    kind = _kind(dataset)
     if kind in TRAINING_IMAGES and _is_whole(dataset, cfg):
         return TRAINING_IMAGES[kind]
     root = dataset.get('data_root') or ''
@@ -114,15 +132,25 @@ def _is_whole(dataset: dict, cfg: Config) -> bool:
 
     ImageNet's class is also used for folders of other images.
     """
-    if dataset.get('split', 'train') != 'train':
+    part = dataset.get('indices') is not None
+    if part or dataset.get('split', 'train') != 'train':
         return False
     model = cfg.get('model') or {}
     head = model.get('architecture', model).get('head') or {}
-    return dataset['type'] != 'ImageNet' or head.get('num_classes') == 1000
+    return _kind(dataset) != 'ImageNet' or head.get('num_classes') == 1000
 
 
-def _innermost(dataset: dict | None) -> dict:
-    dataset = dataset or {}
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset
+def training_pipeline(cfg: Config) -> list[dict]:
+    """Transforms of the training set, of the first where there are several.
+
+    Wrappers, such as RepeatDataset or ConcatDataset, are looked through.
+    """
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    while 'dataset' in dataset or 'datasets' in dataset:
+        dataset = dataset.get('dataset') or dataset['datasets'][0]
+    return dataset.get('pipeline', [])
+
+
+def _kind(part: dict) -> str:
+    """Type of a part of a config without its scope."""
+    return str(part.get('type')).rpartition('.')[2]

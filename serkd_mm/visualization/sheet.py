@@ -90,7 +90,8 @@ def takes_rgb(model: FrozenTeacherDistill, pipeline: Sequence[str]) -> bool:
         model: Algorithm with the preprocessor.
         pipeline: Type names of the transforms.
     """
-    loads = any(name.startswith('Load') for name in pipeline)
+    # Types may have a scope in front.
+    loads = any(n.rpartition('.')[2].startswith('Load') for n in pipeline)
     return not loads and not converts_to_rgb(model.data_preprocessor)
 
 

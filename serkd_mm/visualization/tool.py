@@ -11,12 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 from mmengine.config import Config
-from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
-from mmpretrain.registry import TRANSFORMS
 from mmrazor.registry import MODELS
 
+from ..analysis.images import input_size, training_pipeline
 from ..engine.hooks.superpixel_vis_hook import read_image
 from ..engine.launch import read_config
 from ..models.algorithms import FrozenTeacherDistill
@@ -56,7 +55,7 @@ def visualize(
         segmentations: npz of human segmentations, ``(annotators, H, W)``
             under the name of each image without its suffix.
         size: Height and width of the networks' input; what the config's
-            validation pipeline makes of the first image by default.
+            training pipeline puts out by default.
         cfg_options: Overrides of the config.
 
     Returns:
@@ -72,8 +71,8 @@ def visualize(
     cfg = read_config(config)
     cfg.merge_from_dict(cfg_options or {})
     model = load_algorithm(cfg, checkpoint)
-    hw = (size[0], size[1]) if size else _input_size(cfg, pictures[0])
-    rgb = takes_rgb(model, [step['type'] for step in _pipeline(cfg)])
+    hw = (size[0], size[1]) if size else input_size(cfg)
+    rgb = takes_rgb(model, [str(s['type']) for s in training_pipeline(cfg)])
     human = dict(np.load(segmentations)) if segmentations else {}
     sheets, rows = {}, []
     own: list[int | None] = [None]
@@ -141,32 +140,6 @@ def _find_images(names: Sequence[str]) -> list[Path]:
         else:
             raise FileNotFoundError(f'image {name} does not exist')
     return paths
-
-
-def _pipeline(cfg: Config) -> list[dict]:
-    loader = cfg.get('val_dataloader') or cfg.get('test_dataloader') or {}
-    return loader.get('dataset', {}).get('pipeline', [])
-
-
-def _input_size(cfg: Config, image: np.ndarray) -> tuple[int, int]:
-    """Size that the validation pipeline brings an image to."""
-    steps = [s for s in _pipeline(cfg) if not s['type'].startswith('Load')]
-    if not steps:
-        raise ValueError(
-            f'{cfg.filename} has no validation pipeline that tells the size '
-            'of the input; give --size HEIGHT WIDTH'
-        )
-    transform = Compose([TRANSFORMS.build(step) for step in steps])
-    found = transform(
-        dict(
-            img=image,
-            img_shape=image.shape[:2],
-            ori_shape=image.shape[:2],
-            gt_label=0,
-        )
-    )
-    height, width = found['inputs'].shape[-2:]
-    return height, width
 
 
 def _numbers(

@@ -105,6 +105,36 @@ def test_imagenets_class_with_other_classes_is_another_dataset() -> None:
     assert dataset_length(cfg) == 1_281_167
     cfg.model.head.num_classes = 100
     assert dataset_length(cfg) is None
+    cfg.train_dataloader.dataset.type = 'mmpretrain.ImageNet'
+    assert dataset_length(cfg) is None
+
+
+@pytest.mark.parametrize(
+    ('wrapper', 'images'),
+    [
+        (dict(type='KFoldDataset', num_splits=10, test_mode=True), 5_000),
+        (dict(type='KFoldDataset', num_splits=7, fold=6), 42_857),
+        (dict(type='ClassBalancedDataset', oversample_thr=0.1), None),
+        (dict(type='SkipBrokenImages'), 50_000),
+        (dict(type='RepeatDataset', times=2), 100_000),
+    ],
+)
+def test_wrappers_change_the_number(wrapper: dict, images: int | None) -> None:
+    inner = dict(type='CIFAR10', pipeline=[LOAD, CROP, PACK])
+    cfg = config([], dataset=inner, **wrapper)
+
+    assert dataset_length(cfg) == images
+    assert input_size(cfg) == (96, 96)
+
+
+def test_datasets_in_a_row_add_up() -> None:
+    parts = [dict(type=t, pipeline=[CROP, PACK]) for t in ('CIFAR10', 'MNIST')]
+    cfg = config([], type='ConcatDataset', datasets=parts)
+
+    assert dataset_length(cfg) == 110_000
+    assert input_size(cfg) == (96, 96)
+    cfg.train_dataloader.dataset.datasets[0].indices = 100
+    assert dataset_length(cfg) is None
 
 
 def test_repeated_datasets_count_as_often() -> None:

@@ -18,6 +18,7 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 
 from serkd_mm.engine.hooks import SuperpixelVisHook, superpixel_vis_hook
+from serkd_mm.visualization import tool as visualization_tool
 from serkd_mm.visualization.agreement import (
     boundary_recall,
     normalized_mutual_information,
@@ -101,6 +102,7 @@ def test_superpixels_have_the_size_of_their_images(images) -> None:
         (True, ['LoadImageFromFile', 'PackInputs'], False),
         (True, ['PackInputs'], False),
         (False, ['LoadCheckedImage', 'PackInputs'], False),  # BGR networks
+        (False, ['mmcv.LoadImageFromFile', 'PackInputs'], False),
         (False, ['PackInputs'], True),  # CIFAR
     ],
 )
@@ -228,6 +230,18 @@ CONFIG = f"""
 _base_ = '{ROOT}/configs/quickstart/serkd.py'
 model = dict(teacher_ckpt=None, allow_random_teacher=True)
 """
+WRAPPED = """
+pipeline = [
+    dict(type='mmpretrain.LoadImageFromFile'),
+    dict(type='RandomCrop', crop_size=(16, 24), pad_if_needed=True),
+    dict(type='PackInputs'),
+]
+part = dict(type='CustomDataset', data_root='no', pipeline=pipeline)
+train_dataloader = dict(
+    dataset=dict(_delete_=True, type='ConcatDataset', datasets=[part, part])
+)
+val_dataloader = dict(dataset=dict(pipeline=[dict(type='PackInputs')]))
+"""
 
 
 def run_tool(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -274,7 +288,28 @@ def test_the_tool_draws_every_setting(
     assert 'student nmi with people' not in rows[0]
 
 
-@pytest.mark.parametrize('fault', ['image', 'text', 'checkpoint', 'foreign'])
+def test_networks_see_images_in_the_size_that_they_were_trained_at(
+    pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation that resizes nothing, as CIFAR's, says no size."""
+    config, checkpoint = pair
+    with Path(config).open('a') as file:
+        file.write(WRAPPED)
+    cv2.imwrite(str(tmp_path / 'small.png'), np.zeros((8, 8, 3), np.uint8))
+    asked: list[tuple] = []
+
+    def look(model, images, hw, rgb):
+        asked.append((hw, rgb))
+        return superpixels_of_images(model, images, (32, 32), rgb)
+
+    monkeypatch.setattr(visualization_tool, 'superpixels_of_images', look)
+    visualization_tool.visualize(config, checkpoint, [str(tmp_path)])
+    assert asked == [((16, 24), False)]
+
+
+@pytest.mark.parametrize(
+    'fault', ['image', 'text', 'checkpoint', 'swapped', 'foreign']
+)
 def test_the_tool_says_in_one_line_what_is_wrong(
     pair, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +320,7 @@ def test_the_tool_says_in_one_line_what_is_wrong(
         'image': 'error: image .* does not exist',
         'text': 'error: .*text.png is not there or is no image',
         'checkpoint': 'error: checkpoint .* does not exist',
+        'swapped': 'error: .*image.png was refused: it is no checkpoint',
         'foreign': 'error: .*does not belong to .*pair.py.*Missing key',
     }[fault]
     if fault == 'image':
@@ -294,6 +330,8 @@ def test_the_tool_says_in_one_line_what_is_wrong(
         Path(image).write_text('no image')
     elif fault == 'checkpoint':
         checkpoint = str(tmp_path / 'missing.pth')
+    elif fault == 'swapped':
+        checkpoint = image
     else:
         torch.save(dict(state_dict={'a': torch.zeros(1)}), checkpoint)
     with pytest.raises(SystemExit, match=message) as caught:

@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ...datasets.leaves import leaf_datasets
 from ...visualization.sheet import (
     agreement_of,
     draw_sheet,
@@ -134,9 +135,8 @@ class SuperpixelVisHook(Hook):
 
 def _pipeline(dataset: Any) -> list[str]:
     """Type names of the transforms of a dataset, also of a wrapped one."""
-    while hasattr(dataset, 'dataset'):
-        dataset = dataset.dataset
-    transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
+    leaf = next(leaf_datasets(dataset))
+    transforms = getattr(getattr(leaf, 'pipeline', None), 'transforms', [])
     return [type(transform).__name__ for transform in transforms]
 
 
