@@ -50,7 +50,7 @@ def superpixel_assignments(
         ValueError: If no record passes through a superpixel connector.
     """
     distiller = model.distiller
-    records = _superpixel_records(distiller)
+    records = superpixel_records(distiller)
     if not records:
         raise ValueError(
             'no loss_forward_mappings entry names a connector that ends in '
@@ -135,7 +135,7 @@ def draw_superpixels(
     return drawn
 
 
-def _superpixel_records(distiller: SeRKDDistiller) -> dict[str, dict]:
+def superpixel_records(distiller: SeRKDDistiller) -> dict[str, dict]:
     """The first record of each side that becomes superpixels."""
     records: dict[str, dict] = {}
     for mapping in distiller.loss_forward_mappings.values():

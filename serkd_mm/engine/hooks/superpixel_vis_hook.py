@@ -20,6 +20,7 @@ from ...visualization.sheet import (
     superpixels_of_images,
     takes_rgb,
 )
+from ...visualization.superpixels import superpixel_records
 from ..runner_parts import unwrapped_model
 
 
@@ -40,8 +41,8 @@ class SuperpixelVisHook(Hook):
         input_size: Height and width of the networks' input for images given
             by path. None takes the size of the validation set's.
 
-    Without a validation set to take images or their size from, the hook says
-    so in the log and draws nothing.
+    Without a validation set to take images or their size from, or losses
+    that take superpixels, the hook says so in the log and draws nothing.
 
     Raises:
         ValueError: If an image cannot be read.
@@ -70,8 +71,15 @@ class SuperpixelVisHook(Hook):
                 'give it images=[paths] and input_size=(height, width)'
             )
             return
+        model = unwrapped_model(runner)
+        if not superpixel_records(model.distiller):
+            runner.logger.warning(
+                'SuperpixelVisHook draws nothing: no loss of this config '
+                'takes superpixels'
+            )
+            return
         self._rgb = takes_rgb(
-            unwrapped_model(runner), _pipeline(runner.train_dataloader.dataset)
+            model, _pipeline(runner.train_dataloader.dataset)
         )
         self._images = self._choose(runner)
         self._before: dict[str, list[np.ndarray]] = {}
