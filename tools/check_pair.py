@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 
 from serkd_mm.analysis import (
     CheckOptions,
@@ -23,6 +22,7 @@ from serkd_mm.analysis import (
     show_pair,
     suggest,
 )
+from serkd_mm.engine.cfg_options import CfgOptions
 
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
@@ -79,7 +79,7 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         default={},
         help='overrides of the config, key=value',
     )

@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 
 import cv2
-from mmengine.config import DictAction
 
+from serkd_mm.engine.cfg_options import CfgOptions
 from serkd_mm.one_line_errors import one_line_errors
 from serkd_mm.visualization.tool import visualize
 
@@ -46,7 +46,12 @@ def main() -> None:
         nargs=2,
         help='height and width of the input (default: those of training)',
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=CfgOptions,
+        help='overrides of the config, key=value',
+    )
     args = parser.parse_args()
     with one_line_errors():
         sheets, numbers = visualize(

@@ -12,12 +12,13 @@ import traceback
 from collections.abc import Iterator
 
 from mmengine import hub
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 from torch import distributed, nn
 
 from .. import compat
+from .cfg_options import CfgOptions
 from .config_checks import (
     check_batch_norm,
     check_keys,
@@ -43,7 +44,7 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         help='overrides of the config, as key=value pairs: '
         'train_dataloader.batch_size=64 model.teacher_ckpt=teacher.pth',
     )

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import DictAction
 
+from ..engine.cfg_options import CfgOptions
 from .process import Launcher
 from .report import write_report
 from .runs import FINISHED, Run, runs_of
@@ -108,7 +108,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         help='as in train.py, for experiments and teacher',
     )
 

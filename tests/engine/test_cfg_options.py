@@ -1,0 +1,47 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Overrides of a config on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import pytest
+
+from serkd_mm.engine.cfg_options import CfgOptions
+
+
+def parse(*arguments: str) -> dict[str, Any]:
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions)
+    return parser.parse_args(['--cfg-options', *arguments]).cfg_options
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ('my runs (2)/best epoch.pth', 'my runs (2)/best epoch.pth'),
+        ('"quoted path.pth"', 'quoted path.pth'),
+        ('a=b', 'a=b'),
+        ('0.5', 0.5),
+        ('None', None),
+        ('[1, 2]', [1, 2]),
+        ('(a, b)', ('a', 'b')),
+    ],
+)
+def test_values_are_what_was_written(text: str, value: Any) -> None:
+    assert parse(f'model.key={text}') == {'model.key': value}
+
+
+def test_several_options_add_up() -> None:
+    found = parse('a=1', 'b=2', '--cfg-options', 'c=3', 'a=4')
+    assert found == dict(a=4, b=2, c=3)
+
+
+def test_a_pair_without_a_value_is_named(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    with pytest.raises(SystemExit):
+        parse('train_cfg.max_epochs', '3')
+    said = capsys.readouterr().err
+    assert "--cfg-options takes key=value, got 'train_cfg.max_epochs'" in said
