@@ -226,6 +226,24 @@ def test_without_a_validation_set_the_hook_says_so_and_draws_nothing(
     assert 'nothing without a validation set; give it images=' in caplog.text
 
 
+def test_without_superpixels_the_hook_says_so_and_draws_nothing() -> None:
+    """A config that inherits the hook and takes other losses trains."""
+    feature = builders.distiller_config(losses=('loss_feature',))
+    said: list[str] = []
+    runner = SimpleNamespace(
+        model=builders.build(distiller=feature),
+        val_loop=object(),
+        logger=SimpleNamespace(warning=said.append),
+        epoch=0,
+        max_epochs=1,
+    )
+    hook = SuperpixelVisHook()
+    hook.before_train(runner)
+    hook.after_train_epoch(runner)
+    (line,) = said
+    assert 'no loss of this config takes superpixels' in line
+
+
 CONFIG = f"""
 _base_ = '{ROOT}/configs/quickstart/serkd.py'
 model = dict(teacher_ckpt=None, allow_random_teacher=True)
