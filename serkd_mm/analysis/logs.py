@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +106,8 @@ def read_run(folder: Path) -> RunLog:
     """
     run = RunLog(folder)
     for start in _starts(folder):
-        train, val, first = _read_start(start / SCALARS)
+        logged = run.train.get('loss', [])
+        train, val, first = _read_start(start / SCALARS, logged)
         # Validation counts epochs; those that ended before the start stay.
         per_epoch = run.per_epoch() or 1.0
         validated = val[TOP1][0][0] if TOP1 in val else first
@@ -125,23 +128,24 @@ def _starts(folder: Path) -> list[Path]:
 
 
 def _read_start(
-    path: Path,
+    path: Path, before: Series
 ) -> tuple[dict[str, Series], dict[str, Series], float]:
-    """Training scalars, the others, and the first iteration."""
+    """Training scalars, the others, and the first iteration.
+
+    Args:
+        path: The log.
+        before: The loss that earlier starts have logged.
+    """
     train: dict[str, Series] = {}
     val: dict[str, Series] = {}
-    first, last = float('inf'), 0.0
-    for line in path.read_text().splitlines():
-        try:
-            scalars = json.loads(line)
-        except json.JSONDecodeError:  # The last line of a killed run.
-            continue
-        step = scalars.pop('step', None)
-        if step is None:
-            continue
+    lines = _lines(path)
+    first = min((s['step'] for s in lines if 'loss' in s), default=math.inf)
+    last = max((step for step, _ in before if step < first), default=0)
+    for scalars in lines:
+        step = scalars.pop('step')
         training = 'loss' in scalars
         if training:
-            first, last = min(first, step), step
+            last = step
         elif step == 0:
             # MMEngine counts no epochs in runs of iterations, by default.
             step = last
@@ -150,6 +154,15 @@ def _read_start(
                 kept = train if training else val
                 kept.setdefault(name, []).append((step, value))
     return train, val, first
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Scalars of every step, but for the last line of a killed run."""
+    found = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return [scalars for scalars in found if 'step' in scalars]
 
 
 def _cut(series: dict[str, Series], first: float) -> None:
