@@ -118,6 +118,8 @@ class PairInspector:
             try:
                 with recorders, self.distiller.deliveries:
                     yield
+            except torch.cuda.OutOfMemoryError:
+                raise  # of the batch, not of the module that met it
             except Exception as error:
                 self.failed.add(side)
                 where = stack[-1] if stack else ''

@@ -87,7 +87,10 @@ def check_pair(
     set_random_seed(0)
     scope = cfg.model.get('_scope_') or cfg.get('default_scope', 'mmpretrain')
     with DefaultScope.overwrite_default_scope(scope), _quietly(report):
-        _check(cfg, options, report)
+        try:
+            _check(cfg, options, report)
+        except torch.cuda.OutOfMemoryError as error:
+            report.problem('train_dataloader.batch_size', error)
     return report
 
 

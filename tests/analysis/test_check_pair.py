@@ -189,6 +189,26 @@ def test_the_batch_is_the_configs_within_a_cpus_reach() -> None:
     assert large.batch_size == 25
 
 
+@pytest.mark.parametrize(
+    'place',
+    [
+        'mmpretrain.models.ImageClassifier.loss',
+        'serkd_mm.analysis.inspector.measure_losses',
+        'serkd_mm.analysis.pair.time_steps',
+    ],
+)
+def test_a_batch_that_memory_does_not_hold_is_the_problem(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise torch.cuda.OutOfMemoryError('CUDA out of memory.')
+
+    monkeypatch.setattr(place, fail)
+    (problem,) = check().problems
+    assert problem.key == 'train_dataloader.batch_size'
+    assert problem.message == 'OutOfMemoryError: CUDA out of memory.'
+
+
 def test_mixed_precision_is_left_to_gpus() -> None:
     report = check(
         {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.dtype': 'x'}
