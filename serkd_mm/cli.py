@@ -10,7 +10,7 @@ from .paths import own_folder
 
 # Command: tool, what it does, an example of its arguments.
 COMMANDS = {
-    'train': ('train', 'train a config', 'configs/serkd_deit-s.py --amp'),
+    'train': ('train', 'train a config', 'serkd_mm::serkd_deit-s.py'),
     'test': ('test', 'evaluate a student', 'CONFIG CHECKPOINT'),
     'check': ('check_pair', 'try a pair without data', 'CONFIG'),
     'export': ('export_student', 'write the student', 'WORK_DIR OUT.pth'),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
 from pathlib import Path
 
@@ -102,3 +103,13 @@ def test_a_result_that_cannot_be_written_is_refused_before_the_test(
     assert f'--out {name}: --out-item {item} is written to' in (
         capsys.readouterr().err
     )
+
+
+def test_a_quick_start_within_the_warm_up_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    tool = own_folder('tools') / 'quickstart.py'
+    monkeypatch.setattr(sys, 'argv', [str(tool), '--epochs', '5'])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(tool), run_name='__main__')
+    assert '--epochs must be above 5' in capsys.readouterr().err

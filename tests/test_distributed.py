@@ -342,8 +342,10 @@ def test_the_work_dir_is_the_options_or_the_configs_name() -> None:
     optional = load_config(
         parser.parse_args([SERKD, '--cfg-options', 'work_dir=here'])
     )
+    packaged = load_config(parser.parse_args(['serkd_mm::serkd_deit-s.py']))
 
     assert named.work_dir == os.path.join('work_dirs', 'serkd')
+    assert packaged.work_dir == os.path.join('work_dirs', 'serkd_deit-s')
     assert chosen.work_dir == 'there'
     assert optional.work_dir == 'here'
 

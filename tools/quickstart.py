@@ -46,12 +46,18 @@ RUNS = {
     'student': 'student alone',
     'serkd': 'student with SeRKD',
 }
+# Epochs in which the learning rate grows in configs/quickstart.
+WARM_UP = 5
 COLORS = {'teacher': '#7f7f7f', 'student': '#d95f02', 'serkd': '#1b6ca8'}
 VALIDATION = re.compile(r'Epoch\(val\)\s+\[(\d+)\].*accuracy/top1: ([\d.]+)')
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Train on the digits')
+    parser = argparse.ArgumentParser(
+        description='Train teacher, student and student with SeRKD on the '
+        'digits',
+        epilog='example: python tools/quickstart.py --out /tmp/quickstart',
+    )
     parser.add_argument(
         '--out',
         type=Path,
@@ -60,6 +66,8 @@ def main() -> None:
     )
     parser.add_argument('--epochs', type=int, default=40)
     args = parser.parse_args()
+    if args.epochs <= WARM_UP:
+        parser.error(f'--epochs must be above {WARM_UP}, those of warm-up')
     args.out = args.out.resolve()
     results = {name: train(name, args.out, args.epochs) for name in RUNS}
     table = format_table(results)

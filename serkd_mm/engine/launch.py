@@ -86,7 +86,9 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        name = osp.splitext(osp.basename(args.config))[0]
+        # Without the package of package::config.py.
+        path = args.config.rpartition('::')[2]
+        name = osp.splitext(osp.basename(path))[0]
         cfg.work_dir = osp.join('work_dirs', name)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)

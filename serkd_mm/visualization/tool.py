@@ -81,7 +81,7 @@ def visualize(
             labels = superpixels_of_images(model, pictures, hw, rgb)
         name = 'superpixels'
         name += f'_grid-{grid}' if grid else ''
-        name += f'_iters-{steps}' if steps else ''
+        name += f'_iters-{steps}' if steps is not None else ''
         numbers = _numbers(paths, labels, human)
         sheets[name] = draw_sheet(
             {'image': pictures, **superpixel_rows(pictures, labels)},
