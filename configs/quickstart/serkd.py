@@ -41,6 +41,3 @@ model = dict(
         ),
     ),
 )
-
-# Superpixels of both networks before, while and after training.
-custom_hooks = [dict(type='SuperpixelVisHook', interval=20)]
