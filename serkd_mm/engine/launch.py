@@ -117,8 +117,13 @@ def clean_exit() -> Iterator[None]:
 
 def _let_go() -> None:
     if distributed.is_available() and distributed.is_initialized():
+        # The group must not end with the model wrapper, a part of cycles: the
+        # garbage collector would wait for the group's threads, and they for
+        # the interpreter, for ever. A reference from Python ends without it.
+        group = distributed.group.WORLD
         distributed.destroy_process_group()
-        gc.collect()  # the model wrapper, which is part of cycles
+        gc.collect()
+        del group
 
 
 @contextlib.contextmanager

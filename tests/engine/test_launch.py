@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -12,8 +13,14 @@ from mmengine.config import Config
 from mmengine.registry import MODELS as RUNNER_MODELS
 from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from serkd_mm.engine.launch import leave_teacher_out, resume_after_restart
+from serkd_mm.engine.launch import (
+    clean_exit,
+    leave_teacher_out,
+    resume_after_restart,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
@@ -107,3 +114,37 @@ def test_without_launcher_only_the_option_resumes(
     monkeypatch.delenv('SERKD_MM_STARTED')
     resume_after_restart(used)
     assert (used.resume, used.load_from) == (False, 'start.pth')
+
+
+def threads_of_gloo() -> int:
+    names = [p.read_text() for p in Path('/proc/self/task').glob('*/comm')]
+    return sum('gloo' in name for name in names)
+
+
+def test_a_process_group_ends_after_the_garbage_collector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Inside it the threads would need the interpreter that waits for them.
+    distributed.init_process_group(
+        'gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1
+    )
+    model = DistributedDataParallel(nn.Linear(4, 4), broadcast_buffers=False)
+    runner: list = [model]
+    runner.append(runner)
+    if not threads_of_gloo():
+        distributed.destroy_process_group()
+        pytest.skip('threads have no names in this PyTorch or system')
+    del model, runner
+    left: list[int] = []
+    collect = gc.collect
+
+    def watched() -> None:
+        collect()
+        left.append(threads_of_gloo())
+
+    monkeypatch.setattr(gc, 'collect', watched)
+    with clean_exit():
+        pass
+
+    assert left[0] > 0
+    assert threads_of_gloo() == 0
