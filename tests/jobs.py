@@ -15,6 +15,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SERKD = str(ROOT / 'configs' / 'quickstart' / 'serkd.py')
+# What a training of that config logs as losses.
+SERKD_LOSSES = {
+    'loss',
+    'student.loss',
+    'distill.loss_kd',
+    'distill.loss_feature',
+    'distill.loss_distance',
+    'distill.loss_angle',
+}
 # Far above what a job of the tests takes; a job that hangs fails its test.
 TIMEOUT = 300
 
@@ -30,6 +39,12 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         return free.getsockname()[1]
+
+
+def threads_of_gloo() -> int:
+    """Threads that process groups over Gloo have in this process."""
+    names = [p.read_text() for p in Path('/proc/self/task').glob('*/comm')]
+    return sum('gloo' in name for name in names)
 
 
 @contextlib.contextmanager

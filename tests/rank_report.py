@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,8 @@ from mmrazor.registry import MODELS
 from torch import nn
 
 from serkd_mm.models import FrozenTeacherDistill
+
+from .jobs import threads_of_gloo
 
 
 @MODELS.register_module()
@@ -37,8 +38,7 @@ class MarkedTeacherDistill(FrozenTeacherDistill):
 
 
 def print_threads_of_group() -> None:
-    names = [p.read_text() for p in Path('/proc/self/task').glob('*/comm')]
-    print('threads of Gloo:', sum('gloo' in name for name in names))
+    print('threads of Gloo:', threads_of_gloo())
 
 
 @HOOKS.register_module()

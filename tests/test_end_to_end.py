@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from .jobs import SERKD_LOSSES
+
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / 'configs' / 'quickstart'
 STUDENT_EPOCHS = 6
@@ -105,14 +107,7 @@ def student(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_student_learns(student: Path) -> None:
-    for name in (
-        'loss',
-        'student.loss',
-        'distill.loss_kd',
-        'distill.loss_feature',
-        'distill.loss_distance',
-        'distill.loss_angle',
-    ):
+    for name in SERKD_LOSSES:
         values = losses(student, name)
         # 1000 images in batches of 25, logged every 10 steps.
         assert len(values) == 4 * STUDENT_EPOCHS

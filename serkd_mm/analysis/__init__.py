@@ -1,13 +1,14 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 """Looking at a pair of networks before training, and at runs after."""
 
+from ..engine.launch import read_config
 from .config_text import config_text
 from .findings import PairReport
 from .pair import CheckOptions, check_pair
 from .pair_tables import save_pair, show_pair
 from .suggest import Suggestion, suggest
 from .trace import NetworkTrace, TokenSource, trace_network
-from .zoo import ZooNetwork, find_network, read_config
+from .zoo import ZooNetwork, find_network
 
 __all__ = [
     'CheckOptions',

@@ -21,7 +21,7 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import nn
 
-from ..engine.launch import check_keys
+from ..engine.config_checks import check_keys
 from ..engine.student_config import student_architecture
 from ..models.algorithms.teacher import build_teacher
 from .cost import count_flops, time_steps

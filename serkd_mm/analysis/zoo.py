@@ -7,11 +7,11 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmengine import hub
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmpretrain.apis import ModelHub, list_models
 
+from ..engine.launch import read_config
 from ..models.algorithms.teacher import build_teacher
 
 
@@ -37,19 +37,6 @@ class ZooNetwork:
     def build(self) -> BaseModel:
         """Build the model, with random weights."""
         return build_teacher(dict(cfg_path=self.path))
-
-
-def read_config(path: str) -> Config:
-    """Read a config file or a ``package::config.py``.
-
-    Raises:
-        FileNotFoundError: If there is no such config.
-    """
-    if '::' in path:
-        return hub.get_config(path)
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'config {path!r} is not a file')
-    return Config.fromfile(path)
 
 
 def find_network(name: str) -> ZooNetwork:

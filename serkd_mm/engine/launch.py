@@ -64,7 +64,11 @@ def read_config(name: str) -> Config:
     Raises:
         FileNotFoundError: If it does not exist.
     """
-    return hub.get_config(name) if '::' in name else Config.fromfile(name)
+    if '::' in name:
+        return hub.get_config(name)
+    if not osp.isfile(name):
+        raise FileNotFoundError(f'config {name!r} is not a file')
+    return Config.fromfile(name)
 
 
 def load_config(args: argparse.Namespace) -> Config:

@@ -21,6 +21,7 @@ from serkd_mm.engine.launch import (
     leave_teacher_out,
     resume_after_restart,
 )
+from tests.jobs import threads_of_gloo
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
@@ -114,11 +115,6 @@ def test_without_launcher_only_the_option_resumes(
     monkeypatch.delenv('SERKD_MM_STARTED')
     resume_after_restart(used)
     assert (used.resume, used.load_from) == (False, 'start.pth')
-
-
-def threads_of_gloo() -> int:
-    names = [p.read_text() for p in Path('/proc/self/task').glob('*/comm')]
-    return sum('gloo' in name for name in names)
 
 
 def test_a_process_group_ends_after_the_garbage_collector(
