@@ -22,8 +22,9 @@ def angle_loss_chunked(student: Tensor, teacher: Tensor) -> Tensor:
     Value and gradient of :func:`serkd_mm.functional.angle_loss` in plain
     PyTorch on any device; the gradient is computed together with the value,
     and only where the student needs one. Differentiable once. One operator to
-    ``torch.compile``, without a graph break. Gram matrices are formed in
-    float64, their gradient in full float32.
+    ``torch.compile``, without a graph break. Distances come from differences
+    on CPUs and from Gram matrices in float64 elsewhere; the gradient is a
+    product in full float32.
 
     Time O(B K^2 (C + K)). Memory beyond the inputs and their gradient: one
     ``(B, K, K)`` matrix and buffers of a few MiB (about 20 slabs).
@@ -70,17 +71,15 @@ def slab_terms(
     inverse = inverse.transpose(1, 2).contiguous()
     _, num, batch, _ = half.shape
     height = half * inverse
-    buffer = half.new_empty(4 * half[0].numel())
     sums = half.new_zeros(3 if wanted else 0, num, batch, num)
     values = half.new_zeros(num)
+    slabs = half.new_empty(4, max(num - 1, 0), batch, num)
     for i in range(num - 1):
-        slab = buffer[: 4 * (num - 1 - i) * batch * num]
-        slab = slab.view(4, num - 1 - i, batch, num)
-        cosine, work = slab[:2], slab[2:]
-        _cosines(half, height, inverse, i, cosine)
-        _huber(cosine, work, out=values[i])
+        slab = slabs[:, i:]
+        _cosines(half, height, inverse, i, slab[:2])
+        _huber(slab, out=values[i])
         if wanted:
-            _accumulate(cosine[0], work, inverse[0], i, sums)
+            _accumulate(slab, inverse[0], i, sums)
     alone = (inverse[0] > 0) != (inverse[1] > 0)
     total = 2 * values.sum() + 0.5 * alone.sum()
     if not wanted:
@@ -99,48 +98,45 @@ def _cosines(
     half: Tensor, height: Tensor, inverse: Tensor, i: int, out: Tensor
 ) -> None:
     """Write ``psi_ijk`` of one i and all k > i, as ``[side, k, b, j]``."""
-    rest, near = inverse[:, i + 1 :], inverse[:, i : i + 1]
-    base = half[:, i + 1 :, :, i : i + 1]
-    torch.addcmul(height[:, i : i + 1], base, near, value=-1, out=out)
+    rest, near = inverse[:, i + 1 :], inverse[:, i, None]
+    base = half[..., i, None][:, i + 1 :]
+    torch.addcmul(height[:, i, None], base, near, value=-1, out=out)
     out.mul_(rest).addcmul_(height[:, i + 1 :], near).clamp_(-1, 1)
 
 
-def _huber(cosine: Tensor, work: Tensor, out: Tensor) -> None:
-    """Sum the Huber values to ``out``, leave the slopes in ``work[1]``.
+def _huber(slab: Tensor, out: Tensor) -> None:
+    """Sum the Huber values of a slab to ``out`` and write their slopes.
 
-    The slope is 0 where the student's cosine was clamped. Both sides of the
-    loss and of the clamp are one pass each in ATen.
+    A slab is the cosines of student and teacher, work space and the slopes,
+    which are 0 where the student's cosine was clamped. Both sides of the loss
+    and of the clamp are one pass each in ATen.
     """
     aten = torch.ops.aten
-    student, teacher = cosine
-    unit = student.new_ones(())
-    aten.smooth_l1_loss.out(student, teacher, 0, 1.0, out=work[0])
-    torch.sum(work[0], (0, 1, 2), out=out)
+    student, teacher, work, slope = slab.unbind()
+    aten.smooth_l1_loss.out(student, teacher, 0, 1.0, out=work)
+    torch.sum(work, (0, 1, 2), out=out)
     aten.smooth_l1_loss_backward.grad_input(
-        unit, student, teacher, 0, 1.0, grad_input=work[0]
+        slab.new_ones(()), student, teacher, 0, 1.0, grad_input=work
     )
-    aten.hardtanh_backward.grad_input(
-        work[0], student, -1, 1, grad_input=work[1]
-    )
+    aten.hardtanh_backward.grad_input(work, student, -1, 1, grad_input=slope)
 
 
-def _accumulate(
-    cosine: Tensor, work: Tensor, inverse: Tensor, i: int, sums: Tensor
-) -> None:
+def _accumulate(slab: Tensor, inverse: Tensor, i: int, sums: Tensor) -> None:
     """Add one slab to the three sums over triples that the gradient needs.
 
-    With the slopes W of the slab in ``work[1]``: ``direct[i]`` is the sum
-    over k of ``W v_jk``, ``along[i]`` that of ``W psi``, and likewise for
-    every k over i; ``across[k, i]`` is the sum over j of ``W v_ij v_jk``.
-    Overwrites ``cosine`` and ``work``.
+    With the slopes W: ``direct[i]`` is the sum over k of ``W v_jk``,
+    ``along[i]`` that of ``W psi``, and likewise for every k over i;
+    ``across[k, i]`` is the sum over j of ``W v_ij v_jk``. Overwrites the
+    slab.
     """
-    direct, along, across = sums
-    slope = work[1]
+    cosine, slope = slab[0], slab[3]
+    direct, along, across = sums[:, i + 1 :].unbind()
+    direct_i, along_i, _ = sums[:, i].unbind()
     rest, near = inverse[i + 1 :], inverse[i]
     cosine.mul_(slope)
-    along[i + 1 :] += cosine
-    along[i] += cosine.sum(0)
-    direct[i + 1 :].addcmul_(slope, near)
+    along.add_(cosine)
+    along_i.add_(cosine.sum(0))
+    direct.addcmul_(slope, near)
     slope.mul_(rest)
-    direct[i] += slope.sum(0)
-    torch.sum(slope.mul_(near), 2, out=across[i + 1 :, :, i])
+    direct_i.add_(slope.sum(0))
+    torch.sum(slope.mul_(near), 2, out=across[..., i])

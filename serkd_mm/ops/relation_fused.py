@@ -30,6 +30,7 @@ from ..functional.relation import (
     squared_distances,
 )
 from ..functional.scale import power_of_two_scale
+from .pair_distances import distances_from_differences
 
 # (squared distances, inverse distances, gradient wanted) -> (sum of Huber
 # values over i, j, k, gradient P of that sum with respect to the student's
@@ -125,9 +126,7 @@ def angle_forward(
     size = num * num * dtype.itemsize
     with full_precision(student.device.type):
         for part in _pieces(batch, size, student.device):
-            squared, inverse = _distances(
-                (student[part], teacher[part]), dtype
-            )
+            squared, inverse = distances((student[part], teacher[part]), dtype)
             value, slope = TERMS[impl](squared, inverse, wanted)
             total += value
             if slope is not None:
@@ -185,20 +184,35 @@ def _write_laplacian(slope: Tensor, out: Tensor) -> None:
     out.mul_(-2)
 
 
-def _distances(
+def distances(
     pair: tuple[Tensor, Tensor], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Squared and inverse distances of both sides, each ``(2, B, K, K)``."""
+    """Squared and inverse distances of both sides, each ``(2, B, K, K)``.
+
+    On CPUs from differences, elsewhere from Gram matrices.
+    """
     batch, num, _ = pair[0].shape
     squared = pair[0].new_empty((2, batch, num, num), dtype=dtype)
     inverse = torch.empty_like(squared)
     for side, tokens in enumerate(pair):
         size = num * tokens.shape[2] * dtype.itemsize
+        measure = (
+            distances_from_differences
+            if tokens.device.type == 'cpu'
+            else _distances_from_gram
+        )
         for part in _pieces(batch, size, tokens.device):
-            found, apart = squared_distances(tokens[part], (1, 2), dtype)
-            squared[side, part] = found
-            inverse[side, part] = inverse_distances(squared[side, part], apart)
+            found = measure(tokens[part], dtype)
+            squared[side, part], inverse[side, part] = found
     return squared, inverse
+
+
+def _distances_from_gram(
+    tokens: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    squared, apart = squared_distances(tokens, (1, 2), dtype)
+    squared = squared.to(dtype)
+    return squared, inverse_distances(squared, apart)
 
 
 def _pieces(batch: int, size: int, device: torch.device) -> Iterator[slice]:

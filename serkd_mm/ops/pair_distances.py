@@ -1,0 +1,74 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Distances between the tokens of an image, from their differences.
+
+On a CPU faster than a Gram matrix, which has every pair twice and has to be
+formed in float64 (see
+:func:`serkd_mm.functional.relation.squared_distances`): a difference of close
+tokens is exact in their own precision.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..functional.scale import power_of_two_scale
+
+
+def distances_from_differences(
+    tokens: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Squared and inverse distances between the tokens of an image.
+
+    In units of the image's :func:`~serkd_mm.functional.scale.\
+power_of_two_scale`. Which pairs count as coincident is said in
+    :func:`~serkd_mm.functional.relation.squared_distances`. No gradient.
+    Time O(B K^2 C), memory O(K (B K + C)).
+
+    Args:
+        tokens: ``(B, K, C)``, floating point, on the CPU.
+        dtype: Precision to compute in, float32 or float64.
+
+    Returns:
+        Squared distances and one over the distances, ``(B, K, K)`` of
+        ``dtype``; both are 0 for coincident pairs.
+
+    Example:
+        >>> tokens = torch.tensor([[[0.0], [2.0], [2.0]]])
+        >>> squared, inverse = distances_from_differences(
+        ...     tokens, torch.float32
+        ... )
+        >>> squared * 4**2  # the unit is 4
+        tensor([[[0., 4., 4.],
+                 [4., 0., 0.],
+                 [4., 0., 0.]]])
+        >>> inverse[0, 0] / 4
+        tensor([0.0000, 0.5000, 0.5000])
+    """
+    resolution = max(4 * torch.finfo(dtype).eps, torch.finfo(tokens.dtype).eps)
+    batch, num, _ = tokens.shape
+    tokens = tokens.detach().to(dtype)
+    tokens = tokens / power_of_two_scale(tokens)
+    distance = torch.stack([F.pdist(image) for image in tokens.unbind()])
+    apart = ~(distance <= resolution)  # nan stays nan
+    found = torch.cat([distance.square(), distance.reciprocal()])
+    found = found.where(apart.repeat(2, 1), found.new_zeros(()))
+    # A last entry for the diagonal.
+    found = F.pad(found, (0, 1)).index_select(1, _pair_index(num))
+    squared, inverse = found.view(2, batch, num, num)
+    return squared, inverse
+
+
+@functools.lru_cache(maxsize=32)
+def _pair_index(num: int) -> Tensor:
+    """Where ``pdist`` has the pair of a ``(K, K)`` matrix's entries.
+
+    One beyond its end for the diagonal, ``(K * K,)``.
+    """
+    i, j = torch.triu_indices(num, num, 1)
+    index = torch.full((num, num), len(i))
+    index[i, j] = index[j, i] = torch.arange(len(i))
+    return index.flatten()

@@ -1,0 +1,86 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Distances from differences mean what those from Gram matrices mean."""
+
+import pytest
+import torch
+
+from serkd_mm.functional.relation import inverse_distances, squared_distances
+from serkd_mm.ops.pair_distances import distances_from_differences
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+def make_tokens(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def measure(tokens):
+    dtype = torch.promote_types(tokens.dtype, torch.float32)
+    return distances_from_differences(tokens, dtype)
+
+
+@pytest.mark.parametrize('scale', [1, 2.0**-20, 1e4])
+@pytest.mark.parametrize('num', [1, 2, 7, 50])
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_both_ways_agree(dtype, num, scale):
+    tokens = (scale * make_tokens(3, num, 12)).to(dtype)
+    tokens[:, -1] = tokens[:, 0]
+    squared, inverse = measure(tokens)
+    expected, apart = squared_distances(tokens, (1, 2), torch.float64)
+
+    assert squared.dtype == inverse.dtype
+    assert squared.dtype == torch.promote_types(dtype, torch.float32)
+    assert torch.equal(squared > 0, apart)
+    assert torch.equal(inverse > 0, apart)
+    torch.testing.assert_close(squared.double(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        inverse.double(), inverse_distances(expected, apart), rtol=1e-5, atol=0
+    )
+
+
+def test_a_tight_cluster_keeps_its_distances() -> None:
+    """A Gram matrix in float32 leaves none of their digits."""
+    tokens = (make_tokens(1, 6, 64) * 1e-5 + 1).float()
+    difference = (tokens[:, None] - tokens[:, :, None]).double()
+    squared, _ = measure(tokens)
+
+    # The unit of entries just above 1 is 2.
+    expected = difference.square().sum(-1) / 2**2
+    torch.testing.assert_close(squared.double(), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_pairs_below_the_resolution_coincide(dtype):
+    tokens = torch.ones(1, 3, 4, dtype=dtype)
+    eps = torch.finfo(dtype).eps
+    # One unit in the last place apart, and far apart.
+    tokens[0, 1, 0] += eps
+    tokens[0, 2] = -1
+    squared, inverse = measure(tokens)
+    _, apart = squared_distances(tokens, (1, 2), torch.float64)
+
+    assert torch.equal(squared > 0, apart)
+    assert torch.equal(inverse > 0, apart)
+    assert not apart[0, 0, 1]
+    assert apart[0, 0, 2]
+
+
+def test_magnitudes_at_the_ends_of_the_range_stay_finite() -> None:
+    tokens = make_tokens(2, 5, 8).float()
+    tokens[0] *= 1e37
+    tokens[1] *= 1e-18
+    squared, inverse = measure(tokens)
+    assert squared.isfinite().all()
+    assert inverse.isfinite().all()
+    off_diagonal = ~torch.eye(5, dtype=torch.bool)
+    assert (squared[:, off_diagonal] > 0).all()
+
+
+def test_not_a_number_stays() -> None:
+    tokens = make_tokens(1, 4, 3).float()
+    tokens[0, 2, 1] = float('nan')
+    squared, inverse = measure(tokens)
+    others = torch.tensor([0, 1, 3])
+    assert squared[0, 2, others].isnan().all()
+    assert inverse[0, 2, others].isnan().all()
