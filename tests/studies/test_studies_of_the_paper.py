@@ -161,7 +161,9 @@ def test_the_names_of_weights_and_grids_are_true(
 # -- methods that are compared differ in their losses alone -----------------
 
 
-@pytest.mark.parametrize('name', ['digits', 'digits-5', 'cifar10'])
+@pytest.mark.parametrize(
+    'name', ['digits', 'digits-5', 'cifar10', 'cifar10-short']
+)
 def test_the_methods_of_a_study_share_all_but_their_losses(name: str) -> None:
     configs = {
         experiment.name: load(experiment).to_dict()
