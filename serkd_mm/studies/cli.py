@@ -199,7 +199,7 @@ def _find(root: Path, name: str) -> Path:
 
 def _summary(study: Study) -> str:
     return (
-        f'{study.name:<12} {len(study.experiments):>2} experiments x '
+        f'{study.name:<13} {len(study.experiments):>2} experiments x '
         f'{len(study.seeds)} seeds: {study.title}'
     )
 
@@ -207,6 +207,8 @@ def _summary(study: Study) -> str:
 def _listing(study: Study, runs: Sequence[Run], root: Path) -> str:
     """Experiments with the paper's number, state and config."""
     lines = [_summary(study)]
+    if study.options:
+        lines.append(f'  every experiment: {_options(study.options)}')
     for experiment in study.experiments:
         own = [run for run in runs if run.experiment == experiment]
         if not own:
@@ -219,10 +221,18 @@ def _listing(study: Study, runs: Sequence[Run], root: Path) -> str:
             f'{done}/{len(own)} finished ',
             os.path.relpath(experiment.config, root),
         ]
-        options = [f'{k}={v}' for k, v in experiment.options.items()]
-        lines.append(' '.join([*line, *options]))
+        own_options = {
+            key: value
+            for key, value in experiment.options.items()
+            if key not in study.options or study.options[key] != value
+        }
+        lines.append(' '.join([*line, _options(own_options)]).rstrip())
     command = f'python tools/ablate.py run {study.name}'
     first = runs[0].experiment.name
     lines.append(f'one:  {command} --only {first} [--gpus 8]')
     lines.append(f'all:  {command}')
     return '\n'.join(lines)
+
+
+def _options(options: dict[str, Any]) -> str:
+    return ' '.join(f'{key}={value}' for key, value in options.items())

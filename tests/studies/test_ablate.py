@@ -173,6 +173,17 @@ def test_a_row_of_the_paper_is_listed_with_its_command(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_study_sets_everywhere_is_listed_once(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    main(ROOT, ['list', 'cifar10-short'])
+
+    text = capsys.readouterr().out
+    assert text.count('train_cfg.max_epochs=10') == 1
+    assert text.splitlines()[1].startswith('  every experiment: train_cfg.')
+    assert text.splitlines()[2].endswith(' configs/cifar10/kd.py')
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
