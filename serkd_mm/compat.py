@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
@@ -34,9 +35,24 @@ from .paths import CONFIG_PREFIX, own_config_path
 
 def apply() -> None:
     """Make the installed stack importable and own configs findable."""
+    _silence_known_warnings()
     _import_torchvision()
     _import_mmrazor()
     _find_own_configs()
+
+
+def _silence_known_warnings() -> None:
+    """Leave out what the libraries say of themselves at every start.
+
+    MMCV 2 without compiled operators warns of one that classifiers do not
+    use. MMEngine 0.10 imports ``pkg_resources`` anew for every
+    ``package::config``, and setuptools 80 and 81 warn of it each time.
+    """
+    for message in (
+        'Fail to import ``MultiScaleDeformableAttention``',
+        'pkg_resources is deprecated as an API',
+    ):
+        warnings.filterwarnings('ignore', message, UserWarning)
 
 
 def _import_torchvision() -> None:
