@@ -14,6 +14,7 @@ import importlib
 import os
 import sys
 import tempfile
+import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator
@@ -228,12 +229,34 @@ def keep_step_hooks(optimizer: Optimizer) -> None:
     setattr(optimizer, 'step', own)  # noqa: B010
 
 
+_MATMUL = types.SimpleNamespace(
+    lock=threading.Lock(), users=0, changed=contextlib.ExitStack()
+)
+
+
 @contextlib.contextmanager
 def ieee_matmul() -> Iterator[None]:
     """Float32 matrix products in full float32, whatever the user has set.
 
-    PyTorch 2.9 replaced the setting, and refuses to mix both forms.
+    The setting is the process's, so that of several threads the first one
+    changes it and the last one puts it back.
     """
+    with _MATMUL.lock:
+        if not _MATMUL.users:
+            _MATMUL.changed.enter_context(_ieee_matmul_of_process())
+        _MATMUL.users += 1
+    try:
+        yield
+    finally:
+        with _MATMUL.lock:
+            _MATMUL.users -= 1
+            if not _MATMUL.users:
+                _MATMUL.changed.close()
+
+
+@contextlib.contextmanager
+def _ieee_matmul_of_process() -> Iterator[None]:
+    """PyTorch 2.9 replaced the setting, and refuses to mix both forms."""
     if not hasattr(torch.backends, 'fp32_precision'):
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision('highest')

@@ -496,3 +496,24 @@ def test_persistent_workers_are_told_to_end(
     if not cured and not terminated:
         pytest.skip('this PyTorch tells them in time')
     assert bool(terminated) is not cured
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends, 'fp32_precision'),
+    reason='PyTorch before 2.9 has the old setting alone',
+)
+def test_threads_share_full_precision_and_put_the_setting_back() -> None:
+    """Each on its own, the first to leave would end it for the second."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision('medium')
+    found = torch.backends.mkldnn.matmul.fp32_precision
+    try:
+        first, second = compat.ieee_matmul(), compat.ieee_matmul()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.backends.mkldnn.matmul.fp32_precision == 'ieee'
+        second.__exit__(None, None, None)
+        assert torch.backends.mkldnn.matmul.fp32_precision == found
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -224,7 +224,7 @@ def test_the_config_builds_and_trains(name: str) -> None:
     shapes = watch_relations(model)
 
     # The relation of two images is the same in every network.
-    size = 3 if 'DistanceWiseRKD' in cfg.text else 2
+    size = 3 if 'InstanceDistanceLoss' in cfg.text else 2
     losses = train(cfg, model, size, steps=3)
 
     assert all(0 < value < 100 for value in losses.values())

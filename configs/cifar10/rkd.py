@@ -15,8 +15,8 @@ model = dict(
         distill_losses=dict(
             _delete_=True,
             loss_kd=_base_.model.distiller.distill_losses.loss_kd,
-            loss_distance=dict(type='DistanceWiseRKD', loss_weight=25.0),
-            loss_angle=dict(type='AngleWiseRKD', loss_weight=50.0),
+            loss_distance=dict(type='InstanceDistanceLoss', loss_weight=25.0),
+            loss_angle=dict(type='InstanceAngleLoss', loss_weight=50.0),
         ),
         loss_forward_mappings=dict(
             _delete_=True,

@@ -15,8 +15,8 @@ model = dict(
             pooled=dict(type='ModuleOutputs', source='neck.gap')
         ),
         distill_losses=dict(
-            loss_distance=dict(type='DistanceWiseRKD', loss_weight=25.0),
-            loss_angle=dict(type='AngleWiseRKD', loss_weight=50.0),
+            loss_distance=dict(type='InstanceDistanceLoss', loss_weight=25.0),
+            loss_angle=dict(type='InstanceAngleLoss', loss_weight=50.0),
         ),
         loss_forward_mappings=dict(
             loss_distance=dict(

@@ -2,13 +2,14 @@
 """The mathematics of SeRKD, CSKD and DearKD as pure functions of tensors."""
 
 from .conv_attention import nearest_offsets, position_scores
-from .relation import angle_loss, distance_loss
+from .relation import angle_loss, batch_as_tokens, distance_loss
 from .scale import unit_length
 from .spatial import dense_logits, local_weight, spatial_distill_loss
 from .superpixel import superpixel_grid, superpixel_tokens
 
 __all__ = [
     'angle_loss',
+    'batch_as_tokens',
     'dense_logits',
     'distance_loss',
     'local_weight',

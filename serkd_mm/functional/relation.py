@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .scale import power_of_two_scale
+from .scale import power_of_two_scale, unit_length
 
 NORMALIZE = ('image', 'batch')
 
@@ -47,8 +47,8 @@ def distance_loss(
 
     Raises:
         TypeError: If a side is not floating point.
-        ValueError: If the sides differ in B or K, or ``normalize`` is
-            unknown.
+        ValueError: If the sides differ in B, K or device, or ``normalize``
+            is unknown.
 
     Example:
         >>> import torch
@@ -107,8 +107,8 @@ def angle_loss(student: Tensor, teacher: Tensor, impl: str = 'auto') -> Tensor:
 
     Raises:
         TypeError: If a side is not floating point.
-        ValueError: If the sides differ in B or K, or ``impl`` is unknown or
-            does not take this K.
+        ValueError: If the sides differ in B, K or device, or ``impl`` is
+            unknown or does not take this K.
         RuntimeError: If ``impl='triton'`` and Triton or a CUDA device is
             missing.
 
@@ -130,6 +130,30 @@ def angle_loss(student: Tensor, teacher: Tensor, impl: str = 'auto') -> Tensor:
         psi_s = _angle_relation(student, dtype)
         psi_t = _angle_relation(teacher.detach(), dtype)
         return F.smooth_l1_loss(psi_s, psi_t)
+
+
+def batch_as_tokens(embeddings: Tensor) -> Tensor:
+    """The images of a batch in the place of the tokens of one image.
+
+    The losses of this module then compare relations between images, as RKD
+    does on embeddings of unit length.
+
+    Args:
+        embeddings: ``(B, ...)``, floating point; what is behind the first
+            dimension is one embedding.
+
+    Returns:
+        Embeddings of length 1, ``(1, B, C)``, float32 (float64 for float64
+        input).
+
+    Example:
+        >>> batch_as_tokens(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
+        tensor([[[0.6000, 0.8000],
+                 [0.0000, 1.0000]]])
+    """
+    tokens = embeddings.flatten(1).unsqueeze(0)
+    dtype = torch.promote_types(tokens.dtype, torch.float32)
+    return unit_length(tokens.to(dtype))
 
 
 def _distance_relation(
@@ -227,6 +251,11 @@ def check_pair(student: Tensor, teacher: Tensor) -> torch.dtype:
                 f'{name} must be a non-empty (B, K, C) tensor, got shape '
                 f'{tuple(side.shape)}'
             )
+    if student.device != teacher.device:
+        raise ValueError(
+            'student and teacher must be on one device, got '
+            f'{student.device} and {teacher.device}'
+        )
     if student.shape[:2] != teacher.shape[:2]:
         raise ValueError(
             'student and teacher must have the same number of images and '

@@ -273,7 +273,7 @@ def _neighbourhood(
         col_step = (token_col - index % cols).abs()
         own_cell = ((row_step == 0) & (col_step == 0)).to(dtype)
         outside = (row_step > 1) | (col_step > 1)
-    return own_cell / own_cell.sum(0), outside
+        return own_cell / own_cell.sum(0), outside
 
 
 def _pair(value: int | tuple[int, int], name: str) -> tuple[int, int]:

@@ -68,7 +68,8 @@ def _pair_index(num: int) -> Tensor:
 
     One beyond its end for the diagonal, ``(K * K,)``.
     """
-    i, j = torch.triu_indices(num, num, 1)
-    index = torch.full((num, num), len(i))
-    index[i, j] = index[j, i] = torch.arange(len(i))
+    with torch.device('cpu'):
+        i, j = torch.triu_indices(num, num, 1)
+        index = torch.full((num, num), len(i))
+        index[i, j] = index[j, i] = torch.arange(len(i))
     return index.flatten()

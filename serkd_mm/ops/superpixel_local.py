@@ -149,4 +149,4 @@ def _bands(
             ],
             dim=2,
         )
-    return own_cell / own_cell.sum(1, keepdim=True), outside, missing
+        return own_cell / own_cell.sum(1, keepdim=True), outside, missing

@@ -665,3 +665,10 @@ def test_half_tokens_one_rounding_apart_count_as_coincident(loss, dtype):
     torch.testing.assert_close(
         near_grad, grad, rtol=0, atol=0.05 * grad.abs().max().item()
     )
+
+
+@pytest.mark.parametrize('impl', ['reference', 'chunked'])
+def test_sides_on_two_devices_are_refused(impl):
+    student = torch.zeros(1, 4, 3)
+    with pytest.raises(ValueError, match='on one device, got cpu and meta'):
+        angle_loss(student, student.to('meta'), impl)

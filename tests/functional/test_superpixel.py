@@ -560,3 +560,16 @@ def test_compiled_surroundings_stay_one_graph(impl):
 
     compiled = torch.compile(surrounded, backend='aot_eager', fullgraph=True)
     torch.testing.assert_close(run(compiled), run(surrounded))
+
+
+@pytest.mark.parametrize('impl', ['dense', 'local'])
+def test_inference_mode_leaves_nothing_that_training_cannot_use(impl):
+    # A size that no other test has, so that its tables are made here.
+    tokens, size = torch.randn(1, 13 * 11, 3), (13, 11)
+    with torch.inference_mode():
+        superpixel_tokens(tokens, size, (2, 2), impl=impl)
+    tokens.requires_grad_()
+
+    superpixel_tokens(tokens, size, (2, 2), impl=impl).sum().backward()
+
+    assert tokens.grad.isfinite().all()

@@ -56,6 +56,21 @@ def test_a_stride_that_does_not_fit_the_map_is_named_when_built() -> None:
         build_cnns(3, input_size=(32, 24))
 
 
+def test_a_cuda_kernel_is_not_tried_before_the_runner_moves_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    distiller = distiller_config(losses=('loss_angle',))
+    distiller['distill_losses']['loss_angle']['impl'] = 'triton'
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(RuntimeError, match="impl='triton' needs"):
+        build(distiller=distiller)
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    model = build(distiller=distiller)
+
+    assert model.distiller.distill_losses['loss_angle'].impl == 'triton'
+
+
 def test_a_cnn_of_unknown_input_size_is_left_to_the_first_batch() -> None:
     model = build_cnns(3)
 

@@ -1,5 +1,5 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
-"""MMRazor's losses, set as in our configs, beside their papers' equations."""
+"""The methods' losses, set as in our configs, beside their equations."""
 
 from __future__ import annotations
 
@@ -70,6 +70,25 @@ def test_rkd_compares_all_images_of_the_batch(
         expected.float(), weight * authors(ours, theirs)
     )
     assert_same(loss_of(config, name), student, expected, teacher)
+
+
+@pytest.mark.parametrize('name', ['loss_distance', 'loss_angle'])
+def test_rkd_of_images_that_are_alike_keeps_its_digits_under_autocast(
+    name: str,
+) -> None:
+    """MMRazor's own take the products in bfloat16 and are off by a half."""
+    student = (torch.randn(8, 32) + 4).requires_grad_()
+    teacher = torch.randn(8, 64) + 4
+    loss = loss_of('methods/rkd_deit-ti.py', name)
+    expected = loss(student, teacher)
+    (gradient,) = torch.autograd.grad(expected, student)
+
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        actual = loss(student, teacher)
+    (under_autocast,) = torch.autograd.grad(actual, student)
+
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(under_autocast, gradient)
 
 
 def softened(logits: Tensor, tau: float) -> Tensor:

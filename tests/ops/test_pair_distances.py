@@ -84,3 +84,10 @@ def test_not_a_number_stays() -> None:
     others = torch.tensor([0, 1, 3])
     assert squared[0, 2, others].isnan().all()
     assert inverse[0, 2, others].isnan().all()
+
+
+def test_the_default_device_does_not_matter() -> None:
+    tokens = make_tokens(1, 23, 3).float()
+    with torch.device('meta'):
+        squared, _ = measure(tokens)
+    assert squared.device == tokens.device

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -178,5 +180,30 @@ def dry_run(
     )
     images = pixels.reshape(IMAGES, channels, height, width)
     samples = [DataSample().set_gt_label(0) for _ in range(IMAGES)]
-    with evaluating(algorithm), torch.no_grad():
+    with evaluating(algorithm), _without_kernels(algorithm, device):
         algorithm.loss(images, samples)
+
+
+@contextlib.contextmanager
+def _without_kernels(
+    algorithm: FrozenTeacherDistill, device: torch.device
+) -> Iterator[None]:
+    """No gradient, and no CUDA kernels before the runner moves the algorithm.
+
+    Where there is no CUDA device that it could be moved to, they stay, and
+    say so.
+    """
+    movable = device.type != 'cuda' and torch.cuda.is_available()
+    losses: list[Any] = [
+        module
+        for module in algorithm.distiller.modules()
+        if movable and getattr(module, 'impl', None) == 'triton'
+    ]
+    for loss in losses:
+        loss.impl = 'auto'
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for loss in losses:
+            loss.impl = 'triton'

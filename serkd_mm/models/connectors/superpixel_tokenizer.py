@@ -133,8 +133,12 @@ class SuperpixelTokenizer(BaseConnector):
 
 
 def _identity(channels: int) -> nn.Conv2d:
-    """Depthwise convolution whose residual form starts as the identity."""
-    conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-    for parameter in conv.parameters():
-        nn.init.zeros_(parameter)
+    """Depthwise convolution whose residual form starts as the identity.
+
+    Without bias: what it adds to all superpixels alike, no relation sees.
+    """
+    conv = nn.Conv2d(
+        channels, channels, 3, padding=1, groups=channels, bias=False
+    )
+    nn.init.zeros_(conv.weight)
     return conv
