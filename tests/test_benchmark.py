@@ -61,7 +61,8 @@ def test_subcommand_writes_and_prints_what_it_found(
 ) -> None:
     arguments = [name, '--quick', '--threads', '1', '--out', str(tmp_path)]
     tool.main(arguments)
-    stem = f'{name}_{report.slug(report.device_name("cpu"))}'
+    # Not in the place of true results.
+    stem = f'{name}_{report.slug(report.device_name("cpu"))}_quick'
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {f'{stem}.{kind}' for kind in ('json', 'md', 'png')}
     text = (tmp_path / f'{stem}.md').read_text()
@@ -210,3 +211,14 @@ def test_goal_says_whether_it_is_reached(
 ) -> None:
     goal = report.Goal('speed', 80.0, measured, reason='too slow')
     assert goal.line() == line
+
+
+@pytest.mark.parametrize(
+    'arguments', [['--threads', '0'], ['--repeats', '-1'], ['--repeats', '0']]
+)
+def test_numbers_below_one_are_refused(
+    tool: ModuleType, arguments: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit):
+        tool.main(['step', *arguments])
+    assert f'{arguments[0]} must be at least 1' in capsys.readouterr().err

@@ -50,6 +50,10 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: PyTorch finds no CUDA device')
+    for name in ('threads', 'repeats'):
+        number = getattr(args, name)
+        if number is not None and number < 1:
+            parser.error(f'--{name} must be at least 1, got {number}')
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     MMLogger.get_current_instance().setLevel(logging.ERROR)

@@ -124,6 +124,8 @@ class Report:
         text = self.markdown(where)
         out.mkdir(parents=True, exist_ok=True)
         stem = f'{self.name}_{slug(where["device"])}'
+        if self.options.quick:  # never in the place of true results
+            stem += '_quick'
         (out / f'{stem}.md').write_text(text)
         content = dict(
             benchmark=self.name,

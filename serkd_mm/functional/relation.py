@@ -56,10 +56,7 @@ def distance_loss(
         >>> float(distance_loss(3 * tokens + 1, tokens)) < 1e-10
         True
     """
-    if normalize not in NORMALIZE:
-        raise ValueError(
-            f'normalize must be one of {list(NORMALIZE)}, got {normalize!r}'
-        )
+    check_normalize(normalize)
     dtype = check_pair(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
         psi_s = _distance_relation(student, normalize, dtype)
@@ -130,6 +127,18 @@ def angle_loss(student: Tensor, teacher: Tensor, impl: str = 'auto') -> Tensor:
         psi_s = _angle_relation(student, dtype)
         psi_t = _angle_relation(teacher.detach(), dtype)
         return F.smooth_l1_loss(psi_s, psi_t)
+
+
+def check_normalize(normalize: str) -> None:
+    """Refuse an unknown way to normalise distances.
+
+    Raises:
+        ValueError: If ``normalize`` is none.
+    """
+    if normalize not in NORMALIZE:
+        raise ValueError(
+            f'normalize must be one of {list(NORMALIZE)}, got {normalize!r}'
+        )
 
 
 def batch_as_tokens(embeddings: Tensor) -> Tensor:

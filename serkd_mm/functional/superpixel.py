@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,8 +48,8 @@ def superpixel_grid(
         >>> superpixel_grid((7, 5), 2)
         (4, 3)
     """
-    height, width = _pair(hw, 'hw')
-    cell_h, cell_w = _pair(grid_size, 'grid_size')
+    height, width = size_pair(hw, 'hw')
+    cell_h, cell_w = size_pair(grid_size, 'grid_size')
     return -(-height // cell_h), -(-width // cell_w)
 
 
@@ -130,15 +131,8 @@ def superpixel_tokens(
         torch.Size([2, 49, 192])
     """
     height, width = _check_tokens(tokens, hw)
-    cell_size = _pair(grid_size, 'grid_size')
-    if num_iters < 0 or int(num_iters) != num_iters:
-        raise ValueError(f'num_iters must be an integer >= 0, got {num_iters}')
-    if affinity not in AFFINITIES:
-        raise ValueError(
-            f'affinity must be one of {list(AFFINITIES)}, got {affinity!r}'
-        )
-    if impl not in IMPLS:
-        raise ValueError(f'impl must be one of {list(IMPLS)}, got {impl!r}')
+    cell_size = size_pair(grid_size, 'grid_size')
+    check_clustering(num_iters, affinity, impl)
     rows, cols = superpixel_grid((height, width), cell_size)
     if impl == 'auto':
         impl = 'dense' if rows * cols < _LOCAL_FROM else 'local'
@@ -276,13 +270,45 @@ def _neighbourhood(
         return own_cell / own_cell.sum(0), outside
 
 
-def _pair(value: int | tuple[int, int], name: str) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or any(int(v) != v or v < 1 for v in pair):
+def size_pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
+    """A height and a width from one number or two.
+
+    Args:
+        value: Positive integer, or two of them.
+        name: What an error calls it.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    # Configs read from a command line or a file hold lists.
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or not all(_is_whole(v) and v >= 1 for v in pair):
         raise ValueError(
-            f'{name} must be a positive integer or two of them, got {value}'
+            f'{name} must be a positive integer or two of them, got {value!r}'
         )
-    return int(pair[0]), int(pair[1])
+    return pair[0], pair[1]
+
+
+def _is_whole(value: Any) -> bool:
+    return hasattr(value, '__index__') and not isinstance(value, bool)
+
+
+def check_clustering(num_iters: int, affinity: str, impl: str) -> None:
+    """Refuse settings of :func:`superpixel_tokens` that are none.
+
+    Raises:
+        ValueError: If one is unknown or out of range.
+    """
+    if not _is_whole(num_iters) or num_iters < 0:
+        raise ValueError(
+            f'num_iters must be an integer >= 0, got {num_iters!r}'
+        )
+    if affinity not in AFFINITIES:
+        raise ValueError(
+            f'affinity must be one of {list(AFFINITIES)}, got {affinity!r}'
+        )
+    if impl not in IMPLS:
+        raise ValueError(f'impl must be one of {list(IMPLS)}, got {impl!r}')
 
 
 def _check_tokens(tokens: Tensor, hw: tuple[int, int]) -> tuple[int, int]:
@@ -293,7 +319,7 @@ def _check_tokens(tokens: Tensor, hw: tuple[int, int]) -> tuple[int, int]:
             'tokens must be a non-empty (B, N, C) tensor, got shape '
             f'{tuple(tokens.shape)}'
         )
-    height, width = _pair(hw, 'hw')
+    height, width = size_pair(hw, 'hw')
     if height * width != tokens.shape[1]:
         raise ValueError(
             f'hw = ({height}, {width}) has {height * width} positions but '

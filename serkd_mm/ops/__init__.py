@@ -19,8 +19,19 @@ __all__ = [
     'IMPLS',
     'angle_loss_chunked',
     'angle_loss_triton',
+    'check_impl',
     'select_impl',
 ]
+
+
+def check_impl(impl: str) -> None:
+    """Refuse an unknown implementation of the angle loss.
+
+    Raises:
+        ValueError: If ``impl`` is none.
+    """
+    if impl not in IMPLS:
+        raise ValueError(f'impl must be one of {list(IMPLS)}, got {impl!r}')
 
 
 def select_impl(
@@ -47,8 +58,7 @@ def select_impl(
         >>> select_impl('auto', torch.zeros(2, 49, 192))
         'chunked'
     """
-    if impl not in IMPLS:
-        raise ValueError(f'impl must be one of {list(IMPLS)}, got {impl!r}')
+    check_impl(impl)
     if impl != 'auto':
         return impl
     sides = (student,) if teacher is None else (student, teacher)

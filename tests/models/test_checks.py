@@ -71,6 +71,48 @@ def test_a_cuda_kernel_is_not_tried_before_the_runner_moves_the_model(
     assert model.distiller.distill_losses['loss_angle'].impl == 'triton'
 
 
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(type='TokenAngleLoss', impl='fast'), "'chunked'.*got 'fast'"),
+        (dict(type='InstanceAngleLoss', impl=None), "'chunked'.*got None"),
+        (
+            dict(type='TokenDistanceLoss', normalize='row'),
+            "'image', 'batch'.*got 'row'",
+        ),
+        (dict(type='SuperpixelTokenizer', impl='fast'), "'local'.*got 'fast'"),
+        (dict(type='SuperpixelTokenizer', affinity='x'), "'rbf'.*got 'x'"),
+        (
+            dict(type='SuperpixelTokenizer', num_iters='1'),
+            "num_iters must be an integer >= 0, got '1'",
+        ),
+        *(
+            (
+                dict(type='SuperpixelTokenizer', grid_size=size),
+                'grid_size must be a positive integer or two of them, got ',
+            )
+            for size in ((2.7, 2), (2, 2, 9), '22', 2.0, None, 0, True)
+        ),
+        (dict(type='VisualTokens', hw=(3.9, 4)), r'hw must be .* \(3.9, 4\)'),
+        (
+            dict(type='FeatureMapTokenizer', stride=0),
+            'stride must be .* got 0',
+        ),
+    ],
+)
+def test_settings_are_checked_without_any_input(
+    settings: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        MODELS.build(dict(settings, _scope_='mmrazor'))
+
+
+@pytest.mark.parametrize('value', ['yes', 1, None])
+def test_teacher_compile_is_a_switch_or_options(value: Any) -> None:
+    with pytest.raises(TypeError, match='teacher_compile must be True, Fal'):
+        build(teacher_compile=value)
+
+
 def test_a_cnn_of_unknown_input_size_is_left_to_the_first_batch() -> None:
     model = build_cnns(3)
 

@@ -164,6 +164,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         check_weights(self)
         check_batch_augments(self)
         dry_run(self, input_size)
+        if not isinstance(teacher_compile, (bool, dict)):
+            raise TypeError(
+                'teacher_compile must be True, False or a dict of options of '
+                f'torch.compile, got {teacher_compile!r}'
+            )
         if teacher_compile is not False:
             options = {} if teacher_compile is True else teacher_compile
             compat.compile_module(self.teacher, **options)

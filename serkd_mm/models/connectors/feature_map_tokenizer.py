@@ -9,6 +9,7 @@ from mmrazor.models.architectures.connectors.base_connector import (
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from ...functional.superpixel import size_pair
 from .visual_tokens import TokenMap
 
 MODES = ('max', 'avg', 'conv')
@@ -57,7 +58,7 @@ class FeatureMapTokenizer(BaseConnector):
             raise ValueError(
                 f'mode must be one of {list(MODES)}, got {mode!r}'
             )
-        self.stride = _window(stride)
+        self.stride = size_pair(stride, 'stride')
         self.mode = mode
         if mode == 'conv':
             height, width = self.stride
@@ -124,16 +125,3 @@ class FeatureMapTokenizer(BaseConnector):
                 f'W={width}; choose a stride of FeatureMapTokenizer that does'
             )
         return maps
-
-
-def _window(stride: int | tuple[int, int]) -> tuple[int, int]:
-    # Configs read from a command line or a file hold lists.
-    if not isinstance(stride, (tuple, list)):
-        stride = (stride, stride)
-    pair = tuple(stride)
-    if len(pair) != 2 or any(int(s) != s or s < 1 for s in pair):
-        raise ValueError(
-            'stride must be a positive integer or a pair of them, got '
-            f'{stride!r}'
-        )
-    return int(pair[0]), int(pair[1])

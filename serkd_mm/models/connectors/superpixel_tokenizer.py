@@ -10,6 +10,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...functional import superpixel_grid, superpixel_tokens, unit_length
+from ...functional.superpixel import check_clustering, size_pair
 from .visual_tokens import TokenMap
 
 NORMS = (None, 'ln', 'l2')
@@ -39,7 +40,7 @@ class SuperpixelTokenizer(BaseConnector):
         init_cfg: Initialisation config.
 
     Raises:
-        ValueError: If ``norm`` is unknown.
+        ValueError: If a name is unknown or a size not positive.
     """
 
     def __init__(
@@ -58,9 +59,8 @@ class SuperpixelTokenizer(BaseConnector):
             raise ValueError(
                 f'norm must be one of {list(NORMS)}, got {norm!r}'
             )
-        if not isinstance(grid_size, int):
-            grid_size = (int(grid_size[0]), int(grid_size[1]))
-        self.grid_size = grid_size
+        check_clustering(num_iters, affinity, impl)
+        self.grid_size = size_pair(grid_size, 'grid_size')
         self.num_iters = num_iters
         self.affinity = affinity
         self.differentiable_assignment = differentiable_assignment

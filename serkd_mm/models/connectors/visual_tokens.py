@@ -10,6 +10,8 @@ from mmrazor.models.architectures.connectors.base_connector import (
 from mmrazor.registry import MODELS
 from torch import Tensor
 
+from ...functional.superpixel import size_pair
+
 
 class TokenMap(NamedTuple):
     """Visual tokens and the grid that they lie on.
@@ -48,7 +50,7 @@ class VisualTokens(BaseConnector):
                 f'num_prefix_tokens must be >= 0, got {num_prefix_tokens}'
             )
         self.num_prefix_tokens = num_prefix_tokens
-        self.hw = None if hw is None else (int(hw[0]), int(hw[1]))
+        self.hw = None if hw is None else size_pair(hw, 'hw')
 
     def forward_train(self, feature: Tensor) -> TokenMap:
         """Convert a token sequence or a feature map.

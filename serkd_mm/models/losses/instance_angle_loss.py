@@ -5,6 +5,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...functional import angle_loss, batch_as_tokens
+from ...ops import check_impl
 
 
 @MODELS.register_module()
@@ -19,10 +20,14 @@ class InstanceAngleLoss(nn.Module):
     Args:
         loss_weight: Factor of the loss; MMRazor's by default.
         impl: How to compute it, see :func:`serkd_mm.functional.angle_loss`.
+
+    Raises:
+        ValueError: If ``impl`` is unknown.
     """
 
     def __init__(self, loss_weight: float = 50.0, impl: str = 'auto') -> None:
         super().__init__()
+        check_impl(impl)
         self.loss_weight = loss_weight
         self.impl = impl
 

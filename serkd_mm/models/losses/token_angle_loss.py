@@ -5,6 +5,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...functional import angle_loss
+from ...ops import check_impl
 
 
 @MODELS.register_module()
@@ -15,10 +16,14 @@ class TokenAngleLoss(nn.Module):
         loss_weight: Factor of the loss.
         impl: How to compute it: ``'auto'``, ``'reference'``, ``'chunked'`` or
             ``'triton'``, see :func:`serkd_mm.functional.angle_loss`.
+
+    Raises:
+        ValueError: If ``impl`` is unknown.
     """
 
     def __init__(self, loss_weight: float = 1.0, impl: str = 'auto') -> None:
         super().__init__()
+        check_impl(impl)
         self.loss_weight = loss_weight
         self.impl = impl
 

@@ -5,6 +5,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...functional import distance_loss
+from ...functional.relation import check_normalize
 
 
 @MODELS.register_module()
@@ -15,12 +16,16 @@ class TokenDistanceLoss(nn.Module):
         loss_weight: Factor of the loss.
         normalize: ``'image'`` or ``'batch'``: over which pairs distances are
             averaged to normalise them.
+
+    Raises:
+        ValueError: If ``normalize`` is unknown.
     """
 
     def __init__(
         self, loss_weight: float = 1.0, normalize: str = 'image'
     ) -> None:
         super().__init__()
+        check_normalize(normalize)
         self.loss_weight = loss_weight
         self.normalize = normalize
 
