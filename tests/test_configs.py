@@ -708,6 +708,15 @@ MISTAKES = {
         TypeError,
         'DeiTDistillHead needs a class and a distillation token',
     ),
+    'classes beside labels': (
+        'methods/dkd_deit-ti.py',
+        {
+            'data_preprocessor.num_classes': 10,
+            'model.architecture.head.num_classes': 10,
+        },
+        ValueError,
+        'loss_kd compares logits, but the student has 10 classes and the ',
+    ),
     'classes': (
         'methods/cskd_deit-ti.py',
         {

@@ -17,3 +17,5 @@ model = dict(
 data_preprocessor = dict(
     mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]
 )
+
+randomness = dict(seed=0)

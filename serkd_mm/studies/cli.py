@@ -143,6 +143,10 @@ def _run(
         parser.exit(130, 'interrupted; the same command goes on\n')
     finally:
         signal.signal(signal.SIGTERM, before)
+    # What others have trained before stays in the table.
+    seeds = sorted({*study.seeds, *(args.seeds or ())})
+    others = [r for r in runs_of(study, out, seeds=seeds) if r.record()]
+    runs += [run for run in others if run not in runs]
     if any(run.status == FINISHED for run in runs):
         print(_table(args, study, out, runs))
     for title, message in failures.items():
@@ -174,10 +178,27 @@ def _table(
     args: argparse.Namespace, study: Study, out: Path, runs: list[Run]
 ) -> str:
     folder = args.save or out
-    command = f'python tools/ablate.py run {study.name}'
+    command = _command(args, study)
     text = write_report(study, runs, out, folder, command)
     files = f'{study.name}.md, .csv, .png and {study.name}_runs.csv'
     return f'\n{text}\nWritten to {folder}: {files}'
+
+
+def _command(args: argparse.Namespace, study: Study) -> str:
+    """The command that trains the study with the options that decide."""
+    parts = ['python', 'tools/ablate.py', 'run', study.name]
+    teacher, gpus = getattr(args, 'teacher', None), getattr(args, 'gpus', None)
+    if teacher is not None:
+        parts += ['--teacher', teacher.name]
+    if gpus is not None:
+        parts += ['--gpus', str(gpus)]
+    for name in ('amp', 'auto_scale_lr'):
+        if getattr(args, name, False):
+            parts.append('--' + name.replace('_', '-'))
+    options = getattr(args, 'cfg_options', None)
+    if options:
+        parts += ['--cfg-options', *_options(options)]
+    return shlex.join(parts)
 
 
 def _studies(root: Path) -> Path:
@@ -208,7 +229,9 @@ def _listing(study: Study, runs: Sequence[Run], root: Path) -> str:
     """Experiments with the paper's number, state and config."""
     lines = [_summary(study)]
     if study.options:
-        lines.append(f'  every experiment: {_options(study.options)}')
+        lines.append(
+            f'  every experiment: {" ".join(_options(study.options))}'
+        )
     for experiment in study.experiments:
         own = [run for run in runs if run.experiment == experiment]
         if not own:
@@ -226,13 +249,13 @@ def _listing(study: Study, runs: Sequence[Run], root: Path) -> str:
             for key, value in experiment.options.items()
             if key not in study.options or study.options[key] != value
         }
-        lines.append(' '.join([*line, _options(own_options)]).rstrip())
+        lines.append(' '.join([*line, *_options(own_options)]))
     command = f'python tools/ablate.py run {study.name}'
     first = runs[0].experiment.name
     lines.append(f'one:  {command} --only {first} [--gpus 8]')
-    lines.append(f'all:  {command}')
+    lines.append(f'all:  {command} [--gpus 8]')
     return '\n'.join(lines)
 
 
-def _options(options: dict[str, Any]) -> str:
-    return ' '.join(f'{key}={value}' for key, value in options.items())
+def _options(options: dict[str, Any]) -> list[str]:
+    return [f'{key}={value}' for key, value in options.items()]

@@ -117,10 +117,13 @@ class Sweep:
     def _fingerprints(self, runs: Sequence[Run]) -> dict[str, str]:
         """Fingerprint of every experiment, compared with those recorded."""
         found: dict[str, str] = {}
+        arguments = list(self.launcher.arguments)
+        if (self.launcher.gpus or 1) > 1:  # another batch of all together
+            arguments.append(f'--gpus {self.launcher.gpus}')
         for run in runs:
             if run.experiment.name not in found:
                 found[run.experiment.name] = fingerprint(
-                    run.experiment, self.teacher, self.launcher.arguments
+                    run.experiment, self.teacher, arguments
                 )
         others = [
             str(run.folder)

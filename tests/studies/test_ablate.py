@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -114,6 +115,11 @@ def test_a_tiny_study_from_teacher_to_table(
     monkeypatch.chdir(folder)
     main(ROOT, list(map(str, command)))
     assert '2 of 2 runs are finished' in capsys.readouterr().out
+    main(ROOT, [*map(str, command), '--only', 'serkd'])
+    assert '| kd |' in capsys.readouterr().out
+    (line,) = re.findall('Command: `(.*)`', (out / 'tiny.md').read_text())
+    options = ' '.join(shlex.quote(option) for option in TINY)
+    assert line == f'python tools/ablate.py run tiny --cfg-options {options}'
     again = json.loads((out / 'serkd' / 'seed-3' / 'run.json').read_text())
     assert again == record
     with pytest.raises(SystemExit):

@@ -17,7 +17,14 @@ from serkd_mm.studies import Run, Study, Sweep, runs_of
 from serkd_mm.studies import sweep as sweep_module
 from serkd_mm.studies.process import RunError, lock, slot_environment
 
-from .fakes import launcher, started, starts, write_config, write_study
+from .fakes import (
+    FakeLauncher,
+    launcher,
+    started,
+    starts,
+    write_config,
+    write_study,
+)
 
 
 def sweep(
@@ -165,6 +172,18 @@ def test_results_of_another_config_are_neither_mixed_nor_lost(
     assert '--out' in str(error.value)
     assert len(starts(tmp_path)) == 2
     assert record(study, tmp_path, 'a', 1) == before
+
+
+def test_results_of_another_number_of_processes_are_not_mixed(
+    study: Study, tmp_path: Path
+) -> None:
+    sweep(study, tmp_path, only=['a'])
+    out = tmp_path / 'out'
+    eight = FakeLauncher(Path('tools'), gpus=8)
+
+    with pytest.raises(ValueError, match='2 runs .* or arguments'):
+        Sweep(study, out, eight).run(runs_of(study, out, ['a']))
+    assert len(starts(tmp_path)) == 2
 
 
 def test_a_failed_run_without_checkpoint_takes_the_mended_config(

@@ -66,7 +66,7 @@ def check_class_counts(algorithm: FrozenTeacherDistill) -> None:
 
     Raises:
         ValueError: If student and teacher have other numbers of classes and
-            a loss reads nothing but their logits.
+            a loss reads the logits of both.
     """
     counts = [
         getattr(getattr(network, 'head', None), 'num_classes', None)
@@ -76,8 +76,12 @@ def check_class_counts(algorithm: FrozenTeacherDistill) -> None:
         return
     distiller = algorithm.distiller
     for name, mapping in distiller.loss_forward_mappings.items():
-        records = mapping.values()
-        if mapping and all(is_logits(distiller, r) for r in records):
+        sides = {
+            record['from_student']
+            for record in mapping.values()
+            if is_logits(distiller, record)
+        }
+        if len(sides) == 2:
             raise ValueError(
                 f'{name} compares logits, but the student has '
                 f'{counts[0]} classes and the teacher {counts[1]}; take '
