@@ -28,6 +28,7 @@ from .config_checks import (
 from .config_errors import config_errors
 from .data_checks import check_data
 from .hooks import BrokenImagesHook
+from .pretrained_checks import check_pretrained
 from .student_config import student_architecture
 from .whole_checkpoint import require_whole_checkpoint
 
@@ -162,6 +163,7 @@ def train(cfg: Config) -> nn.Module:
         check_length(cfg)
         check_data(cfg, ('train_dataloader', 'val_dataloader'))
         runner = build_runner(cfg)
+        check_pretrained(runner.model)
         check_batch_norm(cfg, runner.model)
         runner.register_hook(BrokenImagesHook())
         if cfg.get('resume'):

@@ -15,6 +15,7 @@ from mmrazor.registry import MODELS as MMRAZOR_MODELS
 from torch import Tensor, nn
 
 from serkd_mm.engine.export import export_student
+from serkd_mm.engine.pretrained_checks import check_pretrained
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 TRANSFER = 'transfer/cifar100/deit-ti_8xb96-1000e_cifar100.py'
@@ -85,6 +86,27 @@ def test_the_token_is_kept_and_the_head_replaced(student: tuple) -> None:
     assert all(torch.equal(actual[key], expected[key]) for key in expected)
     assert model.head.layers.head.weight.shape == (100, 48)
     assert model.head.layers.head_dist.weight.shape == (100, 48)
+
+
+def test_a_checkpoint_of_another_width_is_no_start(student: tuple) -> None:
+    narrow = dict(
+        _delete_=True,
+        embed_dims=24,
+        num_layers=3,
+        num_heads=3,
+        feedforward_channels=48,
+    )
+    check_pretrained(transferred(student[0]))
+    # MMEngine says so in the log and goes on with random weights.
+    options = {'model.backbone.arch': narrow, 'model.head.in_channels': 24}
+    other = transferred(student[0], **options)
+
+    with pytest.raises(ValueError, match=r'48\) there and .*24\) here; name'):
+        check_pretrained(other)
+
+    other.backbone.init_cfg['prefix'] = 'student'
+    with pytest.raises(ValueError, match="none of cls_token, .* 'student.'"):
+        check_pretrained(other)
 
 
 def test_the_token_is_dropped_from_the_weights_too(student: tuple) -> None:
