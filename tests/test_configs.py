@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -404,9 +405,19 @@ def test_a_header_names_the_papers_number_and_no_other(name: str) -> None:
         assert f': {PAPER[name]} (paper' in text
     else:
         assert '(paper' not in text
-    # Their numbers are those of a study.
-    if not name.startswith(('digits/', 'quickstart/')):
+    if not name.startswith('quickstart/'):
         assert 'not run' in text
+
+
+def test_headers_of_the_digits_name_what_the_study_measured() -> None:
+    path = CONFIGS.parent / 'resources' / 'studies' / 'digits.csv'
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+
+    for row in rows:
+        mean, std = float(row['top1_mean']), float(row['top1_std'])
+        text = header(f'digits/{row["experiment"]}.py')
+        assert f'Top-1: {mean:.2f} ± {std:.2f} with 2 labels' in text
 
 
 def test_the_readme_has_a_row_for_every_config() -> None:
