@@ -77,7 +77,8 @@ def angle_loss(student: Tensor, teacher: Tensor, impl: str = 'auto') -> Tensor:
     The cosines follow from the Gram matrix :math:`G = S S^\top` and the
     distances :math:`d` without forming any difference of tokens:
     :math:`\psi_{ijk} = (G_{ik} - G_{ij} - G_{jk} + G_{jj}) / (d_{ij}
-    d_{jk})`. Triples whose vertex :math:`s_j` coincides with an outer token
+    d_{jk})`; on CPUs the chunked form takes the distances from differences.
+    Triples whose vertex :math:`s_j` coincides with an outer token
     have value 0 and send no gradient. Precision and limits as in
     :func:`distance_loss`. Time O(B K^2 (C + K)).
 
@@ -91,7 +92,10 @@ def angle_loss(student: Tensor, teacher: Tensor, impl: str = 'auto') -> Tensor:
 
     ``'auto'`` takes ``'triton'`` for CUDA tensors where Triton is installed
     and its limits hold, else ``'chunked'``. ``'reference'`` is the readable
-    version and the one to differentiate twice.
+    version and the one to differentiate twice, or by ``torch.func``. Value
+    and gradient of all three lie within 5e-5 of those of float64, of the
+    largest entry for the gradient; among tokens that are a thousand times
+    closer together than to the others, within 1e-3.
 
     Args:
         student: Student tokens, ``(B, K, Cs)``.

@@ -10,6 +10,7 @@ from .relation_chunked import angle_loss_chunked
 from .relation_triton import (
     MAX_TOKENS,
     angle_loss_triton,
+    compiler_found,
     triton_installed,
 )
 
@@ -40,8 +41,9 @@ def select_impl(
     """Implementation of the angle loss to use for these tokens.
 
     ``'auto'`` is ``'triton'`` for CUDA tensors of up to 256 tokens that are
-    computed in float32, where Triton is installed and the device is one that
-    Triton compiles for (capability 7.0), else ``'chunked'``. Any
+    computed in float32, where Triton and a C compiler are installed and the
+    device is one that Triton compiles for (capability 7.0), else
+    ``'chunked'``. Any
     other valid name is returned as it is: an explicit choice that cannot run
     raises where it is called.
 
@@ -67,6 +69,7 @@ def select_impl(
         and all(side.dtype != torch.float64 for side in sides)
         and student.shape[1] <= MAX_TOKENS
         and triton_installed()
+        and compiler_found()
         and torch.cuda.get_device_properties(student.device).major >= 7
     )
     return 'triton' if fits else 'chunked'

@@ -26,6 +26,8 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
+import os
+import shutil
 from typing import Any
 
 import torch
@@ -40,6 +42,11 @@ try:
     _INSTALLED = int(importlib.metadata.version('triton').split('.')[0]) >= 3
 except importlib.metadata.PackageNotFoundError:
     _INSTALLED = False
+
+# Triton builds its launcher with one when a kernel is first used.
+_COMPILER = any(
+    [os.environ.get('CC'), shutil.which('gcc'), shutil.which('clang')]
+)
 
 # triton.language, set when the kernel is first asked for.
 tl: Any = None
@@ -93,6 +100,11 @@ def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
 def triton_installed() -> bool:
     """Whether Triton 3 or newer is there, without importing it."""
     return _INSTALLED
+
+
+def compiler_found() -> bool:
+    """Whether there is the C compiler that Triton asks for."""
+    return _COMPILER
 
 
 def kernel_terms(

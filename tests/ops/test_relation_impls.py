@@ -390,6 +390,7 @@ class OnCuda:
 
 def test_auto_on_cuda(monkeypatch):
     monkeypatch.setattr(ops, 'triton_installed', lambda: True)
+    monkeypatch.setattr(ops, 'compiler_found', lambda: True)
     found = SimpleNamespace(major=7)
     monkeypatch.setattr(
         torch.cuda, 'get_device_properties', lambda device: found
@@ -402,6 +403,9 @@ def test_auto_on_cuda(monkeypatch):
     found.major = 6
     assert ops.select_impl('auto', OnCuda(49)) == 'chunked'
     found.major = 7
+    monkeypatch.setattr(ops, 'compiler_found', lambda: False)
+    assert ops.select_impl('auto', OnCuda(49)) == 'chunked'
+    monkeypatch.setattr(ops, 'compiler_found', lambda: True)
     monkeypatch.setattr(ops, 'triton_installed', lambda: False)
     assert ops.select_impl('auto', OnCuda(49)) == 'chunked'
 
