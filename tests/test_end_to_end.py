@@ -139,11 +139,15 @@ def test_testing_the_checkpoint_gives_the_same_top1(
     student: Path, tmp_path: Path
 ) -> None:
     metrics = tmp_path / 'metrics.json'
+    # What a run that was resumed has left in its work dir.
+    config = tmp_path / 'serkd.py'
+    text = (student / 'serkd.py').read_text() + 'resume = True\n'
+    config.write_text(text)
 
     # In a folder without the teacher's checkpoint: testing needs none.
     said = run_tool(
         'test.py',
-        QUICKSTART / 'serkd.py',
+        config,
         student / f'epoch_{STUDENT_EPOCHS}.pth',
         '--work-dir',
         tmp_path,
@@ -155,6 +159,8 @@ def test_testing_the_checkpoint_gives_the_same_top1(
     )
 
     assert 'RANDOM' not in said
+    assert config.read_text() == text
+    assert (tmp_path / 'test_serkd.py').is_file()
     tested = json.loads(metrics.read_text())['accuracy/top1']
     assert tested == pytest.approx(top1(student), abs=1e-4)
 

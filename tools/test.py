@@ -21,6 +21,7 @@ from serkd_mm.engine.launch import (
     clean_exit,
     leave_teacher_out,
     load_config,
+    rename_dump,
     workers_end,
 )
 from serkd_mm.engine.whole_checkpoint import require_whole_checkpoint
@@ -76,7 +77,9 @@ def main() -> None:
     args = parse_args()
     with one_line_errors():
         cfg = load_config(args)
-    cfg.load_from = args.checkpoint
+    # A resumed run has left another in its config.
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    rename_dump(cfg, 'test_')
     if args.amp:
         cfg.test_cfg.fp16 = True
     leave_teacher_out(cfg)

@@ -68,6 +68,9 @@ def _curves(run: RunLog, path: Path) -> str:
 
 def _config(run: RunLog) -> str | None:
     configs = sorted(run.folder.glob('*/vis_data/config.py'))
+    # Of trainings, not of tests of what they left.
+    trained = [p for p in configs if (p.parents[1] / 'run.json').is_file()]
+    configs = trained or configs
     return configs[-1].read_text(encoding='utf-8') if configs else None
 
 

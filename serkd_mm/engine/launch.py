@@ -190,6 +190,23 @@ def build_runner(cfg: Config) -> Runner:
     return Runner.from_cfg(cfg)
 
 
+def rename_dump(cfg: Config, prefix: str) -> None:
+    """Let the runner keep the config under another name in the work dir.
+
+    The runner writes it under its own name, where that of a training may lie.
+
+    Args:
+        cfg: Config of the runner.
+        prefix: What the name gets in front.
+    """
+    if cfg.filename is not None:
+        folder, name = osp.split(cfg.filename)
+        # A config takes its attributes for keys.
+        object.__setattr__(
+            cfg, '_filename', osp.join(folder, f'{prefix}{name}')
+        )
+
+
 def leave_teacher_out(cfg: Config) -> None:
     """Make the student alone the model of a config, to test it.
 
