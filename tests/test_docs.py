@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +59,14 @@ def test_own_parts_are_trained_with(tmp_path, monkeypatch, example_parts):
     inner = center[1](tokens)
     assert inner.hw == (2, 2)
     assert inner.tokens.flatten().tolist() == [5, 6, 9, 10]
+    # In a process of its own, as a reader's test would.
+    block = python_block('from my_parts import', DOCS / 'add_your_own.md')
+    subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', block],
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(DOCS.parent)},
+        check=True,
+    )
 
 
 def test_the_page_on_long_runs_names_what_is_there():
