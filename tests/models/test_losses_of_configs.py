@@ -76,7 +76,11 @@ def test_rkd_compares_all_images_of_the_batch(
 def test_rkd_of_images_that_are_alike_keeps_its_digits_under_autocast(
     name: str,
 ) -> None:
-    """MMRazor's own take the products in bfloat16 and are off by a half."""
+    """MMRazor's own take the products in bfloat16.
+
+    The gradient of their distances is off by about a tenth here, that of
+    their angles by less than a hundredth.
+    """
     student = (torch.randn(8, 32) + 4).requires_grad_()
     teacher = torch.randn(8, 64) + 4
     loss = loss_of('methods/rkd_deit-ti.py', name)

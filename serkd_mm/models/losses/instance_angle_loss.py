@@ -14,8 +14,8 @@ class InstanceAngleLoss(nn.Module):
 
     :func:`serkd_mm.functional.angle_loss` of embeddings of unit length, the
     batch of a process in the place of the tokens of an image: MMRazor's
-    ``AngleWiseRKD`` in float32 under autocast too, where that one loses the
-    differences of images that are alike.
+    ``AngleWiseRKD`` in float32 under autocast too, where that one takes
+    products in half precision.
 
     Args:
         loss_weight: Factor of the loss; MMRazor's by default.

@@ -13,8 +13,8 @@ class InstanceDistanceLoss(nn.Module):
 
     :func:`serkd_mm.functional.distance_loss` of embeddings of unit length, the
     batch of a process in the place of the tokens of an image: MMRazor's
-    ``DistanceWiseRKD`` in float32 under autocast too, where that one loses the
-    distances between images that are alike.
+    ``DistanceWiseRKD`` in float32 under autocast too, where that one takes
+    products in half precision.
 
     Args:
         loss_weight: Factor of the loss; MMRazor's by default.
