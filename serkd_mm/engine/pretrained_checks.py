@@ -31,6 +31,8 @@ def _check_file(module: nn.Module, name: str, cfg: dict) -> None:
     path, prefix = cfg['checkpoint'], cfg.get('prefix')
     saved = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     saved = saved.get('state_dict', saved)
+    if prefix is None:  # MMEngine takes wrappers off then.
+        saved = {k.removeprefix('module.'): v for k, v in saved.items()}
     start = '' if prefix is None else prefix.rstrip('.') + '.'
     own = module.state_dict()
     shapes = {

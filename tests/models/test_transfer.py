@@ -109,6 +109,20 @@ def test_a_checkpoint_of_another_width_is_no_start(student: tuple) -> None:
         check_pretrained(other)
 
 
+def test_the_prefix_of_wrappers_is_no_other_network(
+    student: tuple, tmp_path: Path
+) -> None:
+    model = transferred(student[0])
+    wrapped = {f'module.{k}': v for k, v in model.state_dict().items()}
+    torch.save(wrapped, tmp_path / 'wrapped.pth')
+    # MMEngine takes it off where no prefix is asked for.
+    model.init_cfg = dict(
+        type='Pretrained', checkpoint=str(tmp_path / 'wrapped.pth')
+    )
+
+    check_pretrained(model)
+
+
 def test_the_token_is_dropped_from_the_weights_too(student: tuple) -> None:
     checkpoint, weights = student
 
