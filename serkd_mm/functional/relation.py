@@ -220,11 +220,11 @@ def squared_distances(
         and without gradient there, and the boolean mask of the pairs that
         are apart, each ``(B, K, K)``.
     """
-    given = torch.finfo(tokens.dtype).eps
+    relative = relative_resolution(tokens.dtype, dtype)
     tokens = tokens.to(dtype)
     of_image = power_of_two_scale(tokens)
     unit = of_image.amax(dim=dims, keepdim=True)
-    resolution = max(4 * torch.finfo(dtype).eps, given) * of_image / unit
+    resolution = relative * of_image / unit
     if tokens.dtype == torch.float64 or tokens.device.type == 'mps':
         tokens = tokens / unit
         tokens = tokens - tokens.mean(dim=1, keepdim=True)
@@ -242,6 +242,16 @@ def squared_distances(
     # Not (a > b): nan in the tokens stays nan.
     apart = ~(squared.detach() <= limit)
     return squared.where(apart, squared.new_zeros(())), apart
+
+
+def relative_resolution(given: torch.dtype, dtype: torch.dtype) -> float:
+    """Distance below which two tokens coincide, over the image's scale.
+
+    Args:
+        given: Dtype that the tokens came in.
+        dtype: Precision that they are taken in.
+    """
+    return max(4 * torch.finfo(dtype).eps, torch.finfo(given).eps)
 
 
 def inverse_distances(squared: Tensor, apart: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..functional.relation import relative_resolution
 from ..functional.scale import power_of_two_scale
 
 
@@ -48,7 +49,7 @@ power_of_two_scale`. Which pairs count as coincident is said in
         >>> inverse[0, 0] / 4
         tensor([0.0000, 0.5000, 0.5000])
     """
-    resolution = max(4 * torch.finfo(dtype).eps, torch.finfo(tokens.dtype).eps)
+    resolution = relative_resolution(tokens.dtype, dtype)
     batch, num, _ = tokens.shape
     tokens = tokens.detach().to(dtype)
     tokens = tokens / power_of_two_scale(tokens)

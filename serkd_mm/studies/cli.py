@@ -124,9 +124,8 @@ def _run(
     jobs = _jobs(parser, args)
     if args.teacher is not None and not args.teacher.is_file():
         raise FileNotFoundError(f'--teacher {args.teacher} does not exist')
-    arguments = ['--amp'] * args.amp + ['--auto-scale-lr'] * args.auto_scale_lr
     launcher = Launcher(
-        root / 'tools', args.threads, args.gpus, tuple(arguments)
+        root / 'tools', args.threads, args.gpus, tuple(_flags(args))
     )
     if args.dry_run:
         for run in runs:
@@ -184,6 +183,13 @@ def _table(
     return f'\n{text}\nWritten to {folder}: {files}'
 
 
+def _flags(args: argparse.Namespace) -> list[str]:
+    """Switches that go on to train.py; a table has none."""
+    names = ('amp', 'auto_scale_lr')
+    given = [name for name in names if getattr(args, name, False)]
+    return [f'--{name.replace("_", "-")}' for name in given]
+
+
 def _command(args: argparse.Namespace, study: Study) -> str:
     """The command that trains the study with the options that decide."""
     parts = ['python', 'tools/ablate.py', 'run', study.name]
@@ -192,9 +198,7 @@ def _command(args: argparse.Namespace, study: Study) -> str:
         parts += ['--teacher', teacher.name]
     if gpus is not None:
         parts += ['--gpus', str(gpus)]
-    for name in ('amp', 'auto_scale_lr'):
-        if getattr(args, name, False):
-            parts.append('--' + name.replace('_', '-'))
+    parts += _flags(args)
     options = getattr(args, 'cfg_options', None)
     if options:
         parts += ['--cfg-options', *_options(options)]
@@ -247,7 +251,7 @@ def _listing(study: Study, runs: Sequence[Run], root: Path) -> str:
         own_options = {
             key: value
             for key, value in experiment.options.items()
-            if key not in study.options or study.options[key] != value
+            if (key, value) not in study.options.items()
         }
         lines.append(' '.join([*line, *_options(own_options)]))
     command = f'python tools/ablate.py run {study.name}'

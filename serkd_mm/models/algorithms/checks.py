@@ -143,6 +143,7 @@ def check_batch_augments(algorithm: FrozenTeacherDistill) -> None:
             )
 
 
+@torch.no_grad()
 def dry_run(
     algorithm: FrozenTeacherDistill,
     input_size: int | tuple[int, int] | None = None,
@@ -192,7 +193,7 @@ def dry_run(
 def _without_kernels(
     algorithm: FrozenTeacherDistill, device: torch.device
 ) -> Iterator[None]:
-    """No gradient, and no CUDA kernels before the runner moves the algorithm.
+    """Leave CUDA kernels out until the runner has moved the algorithm.
 
     Where there is no CUDA device that it could be moved to, they stay, and
     say so.
@@ -206,8 +207,7 @@ def _without_kernels(
     for loss in losses:
         loss.impl = 'auto'
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for loss in losses:
             loss.impl = 'triton'
