@@ -193,9 +193,34 @@ def test_least_time_counts_triples_and_pairs() -> None:
 def test_rounds_are_interleaved_after_a_warm_up() -> None:
     calls: list[str] = []
     runs = {name: (lambda name=name: calls.append(name)) for name in 'abc'}
-    times = measure.interleaved(runs, 3, 'cpu')
+    times = measure.interleaved(runs, 3, measure.Options(quick=True))
     assert ''.join(calls) == 'abc' * 4
     assert [len(samples) for samples in times.values()] == [3, 3, 3]
+
+
+def test_a_short_run_repeats_and_its_time_is_that_of_one_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    seconds = {'short': 0.03, 'long': 0.3}
+    calls: list[str] = []
+
+    def make_run(name: str) -> measure.Run:
+        def run() -> None:
+            calls.append(name)
+            # The first call of all is slower.
+            clock[0] += seconds[name] * (2 if len(calls) == 1 else 1)
+
+        return run
+
+    monkeypatch.setattr(measure.time, 'perf_counter', lambda: clock[0])
+    runs = {name: make_run(name) for name in seconds}
+    times = measure.interleaved(runs, 2, measure.Options())
+    for name in seconds:
+        assert times[name] == pytest.approx([1e3 * seconds[name]] * 2)
+    # 0.2 s hold 7 short calls.
+    assert calls.count('short') == 2 + 2 * 7
+    assert calls.count('long') == 3
 
 
 @pytest.mark.parametrize(

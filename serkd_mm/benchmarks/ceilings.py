@@ -85,7 +85,7 @@ def ceilings(options: Options) -> dict[str, float]:
     }
     work = dict(operations=side**3, cache=8 * small * passes, memory=8 * large)
     with full_precision(device):
-        times = interleaved(runs, options.rounds(ROUNDS), device)
+        times = interleaved(runs, options.rounds(ROUNDS), options)
     return {n: 1e3 * work[n] / quartiles(t)['q1'] for n, t in times.items()}
 
 
@@ -106,9 +106,7 @@ def against_ceilings(
         squared = torch.cdist(tokens, tokens).square()
         inverse = squared.rsqrt().nan_to_num(posinf=0.0)
         run = _run(impl, squared, inverse)
-        times = interleaved(
-            {impl: run}, options.rounds(ROUNDS), options.device
-        )
+        times = interleaved({impl: run}, options.rounds(ROUNDS), options)
         measured = quartiles(times[impl])['median']
         least = COSTS[impl].milliseconds(batch, num, found)
         binds = max(least, key=lambda name: least[name])

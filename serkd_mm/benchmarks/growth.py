@@ -65,7 +65,7 @@ def _study(
         }
         runs = {name: run for name, (run, _) in found.items()}
         repeats = min(options.rounds(ROUNDS), ROUNDS)
-        times = interleaved(runs, repeats, options.device)
+        times = interleaved(runs, repeats, options)
         for name, (_, memory) in found.items():
             rows.append({
                 'over': over,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
+import math
 import multiprocessing
 import os
 import resource
@@ -54,6 +55,15 @@ class Options:
         """Rounds of timing."""
         return self.repeats or (2 if self.quick else default)
 
+    @property
+    def shortest(self) -> float:
+        """Milliseconds that a timing lasts at least; shorter runs repeat.
+
+        What ``torch.utils.benchmark`` takes: a single short call is at the
+        mercy of whatever else the machine does.
+        """
+        return 0.0 if self.quick else 200.0
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -71,44 +81,52 @@ class Memory:
 def interleaved(
     runs: Mapping[str, Run],
     repeats: int,
-    device: str,
+    options: Options,
     before: Callable[[int], object] = lambda index: None,
 ) -> dict[str, list[float]]:
     """Milliseconds of every run in every round, after a round of warm-up.
 
     Args:
         runs: What to time, by name. A round times each once, in this order,
-            so that a machine that slows down does so for all of them.
+            so that a machine that slows down does so for all of them. A
+            timing is the mean of as many calls as last ``options.shortest``.
         repeats: Number of rounds.
-        device: ``'cuda'`` is timed by events, all else by the wall clock.
+        options: Device and length of a timing; CUDA is timed by events, all
+            else by the wall clock.
         before: Called with the number of the round before each timing.
 
     Returns:
         Lists of ``repeats`` times by name.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
+    calls = dict.fromkeys(runs, 1)
     for index in range(-1, repeats):
         for name, run in runs.items():
             before(index)
-            elapsed = milliseconds(run, device)
+            elapsed = milliseconds(run, options.device, calls[name])
             if index >= 0:
                 times[name].append(elapsed)
+            elif elapsed < options.shortest:
+                warm = milliseconds(run, options.device)
+                calls[name] = math.ceil(options.shortest / warm)
     return times
 
 
-def milliseconds(run: Run, device: str) -> float:
-    """Duration of one run."""
+def milliseconds(run: Run, device: str, calls: int = 1) -> float:
+    """Mean duration of some calls, one after the other."""
     if device != 'cuda':
         start = time.perf_counter()
-        run()
-        return 1e3 * (time.perf_counter() - start)
+        for _ in range(calls):
+            run()
+        return 1e3 * (time.perf_counter() - start) / calls
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     first.record()
-    run()
+    for _ in range(calls):
+        run()
     last.record()
     torch.cuda.synchronize()
-    return first.elapsed_time(last)
+    return first.elapsed_time(last) / calls
 
 
 def quartiles(samples: list[float]) -> dict[str, float]:

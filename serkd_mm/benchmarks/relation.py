@@ -70,8 +70,10 @@ def run(options: Options) -> Report:
     add_growth(report, partial(_prepared, options), fast)
     report.notes += [
         'Forward and backward of the student side in float32; shapes are '
-        '(B, K, Cs, Ct), tokens are normal. Ratio: median and quartiles of '
-        'the ratio to straightforward in the same round.',
+        '(B, K, Cs, Ct), tokens are normal. A timing is the mean of as many '
+        f'calls as last {options.shortest:g} ms, all variants once a round. '
+        'Ratio: median and quartiles of the ratio to straightforward in the '
+        'same round.',
         'straightforward: normalised differences (B, K, K, C) and bmm, as '
         "the authors of relational knowledge distillation write it; 'images "
         "at once' says whether memory forced a loop over parts of the batch.",
@@ -113,17 +115,14 @@ def select(loss: str, variant: str) -> Loss:
     """The function of a variant."""
     if variant == BASELINE:
         return getattr(straightforward, loss)
-    if loss == 'distance_loss':
-        return relation.distance_loss
-    return partial(relation.angle_loss, impl=variant)
+    return partial(getattr(relation, loss), impl=variant)
 
 
 def variants(loss: str, options: Options) -> list[str]:
     """Baseline first."""
-    if loss == 'distance_loss':
-        return [BASELINE, 'serkd_mm']
     found = [BASELINE, 'reference', 'chunked']
-    return [*found, 'triton'] if fastest(options) == 'triton' else found
+    triton = loss == 'angle_loss' and fastest(options) == 'triton'
+    return [*found, 'triton'] if triton else found
 
 
 def fastest(options: Options) -> str:
@@ -176,7 +175,7 @@ def _compare(report: Report, loss: str, shapes: list[Shape]) -> dict:
         arguments = {n: _arguments(loss, n, shape, options) for n in names}
         runs = {name: prepare(**arguments[name]) for name in names}
         repeats = options.rounds(ROUNDS)
-        times = interleaved(runs, repeats, options.device)
+        times = interleaved(runs, repeats, options)
         runs.clear()
         report.data[f'{loss} {_name(shape)} ms'] = times
         for name in names:
@@ -245,7 +244,7 @@ def distance_milliseconds(shape: Shape, options: Options) -> float:
     times = interleaved(
         {'distances': lambda: distances((student, teacher), torch.float32)},
         options.rounds(15),
-        options.device,
+        options,
     )
     return quartiles(times['distances'])['median']
 

@@ -118,7 +118,7 @@ def time_steps(
         name: partial(step, batch) for name, step in steps.items()
     }
     repeats = options.rounds(rounds)
-    return interleaved(runs, repeats, options.device, before=new_batch)
+    return interleaved(runs, repeats, options, before=new_batch)
 
 
 def _compare(report: Report, student: str) -> list[dict[str, Any]]:

@@ -111,7 +111,7 @@ def _compare(
         for variant in VARIANTS
     }
     runs = {v: prepare(**a) for v, a in arguments.items()}
-    times = interleaved(runs, options.rounds(ROUNDS), options.device)
+    times = interleaved(runs, options.rounds(ROUNDS), options)
     runs.clear()
     through = 'yes' if differentiable else 'no'
     report.data[f'{name} gradient through Q: {through}, ms'] = times

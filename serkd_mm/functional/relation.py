@@ -14,11 +14,12 @@ from torch import Tensor
 
 from .scale import power_of_two_scale, unit_length
 
-NORMALIZE = ('image', 'batch')
-
 
 def distance_loss(
-    student: Tensor, teacher: Tensor, normalize: str = 'image'
+    student: Tensor,
+    teacher: Tensor,
+    normalize: str = 'image',
+    impl: str = 'auto',
 ) -> Tensor:
     r"""Distance-wise relation loss between token sets (Eq. 10).
 
@@ -30,10 +31,22 @@ def distance_loss(
             \mathrm{huber}_1(\psi^S_{bij} - \psi^T_{bij}).
 
     Computed in float32 (float64 for float64 input) with autocast off, from
-    squared distances that are formed in float64. Coincident tokens (apart by
+    squared distances that are formed in float64, on CPUs by
+    ``impl='chunked'`` from differences of tokens. Coincident tokens (apart by
     less than the resolution of the input) have distance 0 and send no
-    gradient. Identical inputs and K = 1 give exactly
-    0. Time O(B K^2 C), memory O(B K (C + K)).
+    gradient. Identical inputs and K = 1 give exactly 0. Time O(B K^2 C).
+
+    ========= =============== ====================================
+    ``impl``  memory          limits
+    ========= =============== ====================================
+    reference O(B K (C + K))  none
+    chunked   O(B K^2)        ``'image'``, differentiable once
+    ========= =============== ====================================
+
+    ``'auto'`` takes ``'chunked'`` for ``normalize='image'``, else
+    ``'reference'``, which is the readable version and the one to
+    differentiate twice, or by ``torch.func``. Their tolerances are those of
+    :func:`angle_loss`.
 
     Args:
         student: Student tokens, ``(B, K, Cs)``.
@@ -41,6 +54,7 @@ def distance_loss(
             differ from ``Cs``.
         normalize: ``'image'`` takes :math:`\mu` over the pairs of one image,
             ``'batch'`` over the pairs of all images of the batch.
+        impl: ``'auto'``, ``'reference'`` or ``'chunked'``.
 
     Returns:
         Scalar loss, float32 (float64 where a side is float64).
@@ -48,7 +62,7 @@ def distance_loss(
     Raises:
         TypeError: If a side is not floating point.
         ValueError: If the sides differ in B, K or device, or ``normalize``
-            is unknown.
+            or ``impl`` is unknown, or one does not take the other.
 
     Example:
         >>> import torch
@@ -56,8 +70,12 @@ def distance_loss(
         >>> float(distance_loss(3 * tokens + 1, tokens)) < 1e-10
         True
     """
-    check_normalize(normalize)
+    from .. import ops  # which imports this module
+
+    ops.check_distance_impl(impl, normalize)
     dtype = check_pair(student, teacher)
+    if impl == 'chunked' or (impl == 'auto' and normalize == 'image'):
+        return ops.distance_loss_chunked(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
         psi_s = _distance_relation(student, normalize, dtype)
         psi_t = _distance_relation(teacher.detach(), normalize, dtype)
@@ -131,18 +149,6 @@ def angle_loss(student: Tensor, teacher: Tensor, impl: str = 'auto') -> Tensor:
         psi_s = _angle_relation(student, dtype)
         psi_t = _angle_relation(teacher.detach(), dtype)
         return F.smooth_l1_loss(psi_s, psi_t)
-
-
-def check_normalize(normalize: str) -> None:
-    """Refuse an unknown way to normalise distances.
-
-    Raises:
-        ValueError: If ``normalize`` is none.
-    """
-    if normalize not in NORMALIZE:
-        raise ValueError(
-            f'normalize must be one of {list(NORMALIZE)}, got {normalize!r}'
-        )
 
 
 def batch_as_tokens(embeddings: Tensor) -> Tensor:

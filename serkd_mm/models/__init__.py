@@ -20,6 +20,8 @@ from .heads import DeiTDistillHead
 from .losses import (
     CSKDLoss,
     HardDistillLoss,
+    InstanceAngleLoss,
+    InstanceDistanceLoss,
     TokenAngleLoss,
     TokenDistanceLoss,
     TokenFeatureLoss,
@@ -33,6 +35,8 @@ __all__ = [
     'FeatureMapTokenizer',
     'FrozenTeacherDistill',
     'HardDistillLoss',
+    'InstanceAngleLoss',
+    'InstanceDistanceLoss',
     'SeRKDDistiller',
     'SuperpixelTokenizer',
     'ThinResNetCIFAR',

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .distance_chunked import distance_loss_chunked
 from .relation_chunked import angle_loss_chunked
 from .relation_triton import (
     MAX_TOKENS,
@@ -15,12 +16,16 @@ from .relation_triton import (
 )
 
 IMPLS = ('auto', 'reference', 'chunked', 'triton')
+DISTANCE_IMPLS = IMPLS[:3]
+NORMALIZE = ('image', 'batch')
 
 __all__ = [
     'IMPLS',
     'angle_loss_chunked',
     'angle_loss_triton',
+    'check_distance_impl',
     'check_impl',
+    'distance_loss_chunked',
     'select_impl',
 ]
 
@@ -33,6 +38,27 @@ def check_impl(impl: str) -> None:
     """
     if impl not in IMPLS:
         raise ValueError(f'impl must be one of {list(IMPLS)}, got {impl!r}')
+
+
+def check_distance_impl(impl: str, normalize: str) -> None:
+    """Refuse unknown settings of the distance loss, and pairs of them.
+
+    Raises:
+        ValueError: If one is unknown, or ``impl`` does not take ``normalize``.
+    """
+    if normalize not in NORMALIZE:
+        raise ValueError(
+            f'normalize must be one of {list(NORMALIZE)}, got {normalize!r}'
+        )
+    if impl not in DISTANCE_IMPLS:
+        raise ValueError(
+            f'impl must be one of {list(DISTANCE_IMPLS)}, got {impl!r}'
+        )
+    if impl == 'chunked' and normalize != 'image':
+        raise ValueError(
+            f"impl='chunked' takes normalize='image', got {normalize!r}; use "
+            "impl='reference'"
+        )
 
 
 def select_impl(

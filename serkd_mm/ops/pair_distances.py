@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..functional.relation import relative_resolution
 from ..functional.scale import power_of_two_scale
+from .pieces import pieces
 
 
 def distances_from_differences(
@@ -27,7 +28,7 @@ def distances_from_differences(
     In units of the image's :func:`~serkd_mm.functional.scale.\
 power_of_two_scale`. Which pairs count as coincident is said in
     :func:`~serkd_mm.functional.relation.squared_distances`. No gradient.
-    Time O(B K^2 C), memory O(K (B K + C)).
+    Time O(B K^2 C), memory O(B K^2) and a piece of the tokens.
 
     Args:
         tokens: ``(B, K, C)``, floating point, on the CPU.
@@ -50,10 +51,13 @@ power_of_two_scale`. Which pairs count as coincident is said in
         tensor([0.0000, 0.5000, 0.5000])
     """
     resolution = relative_resolution(tokens.dtype, dtype)
-    batch, num, _ = tokens.shape
-    tokens = tokens.detach().to(dtype)
-    tokens = tokens / power_of_two_scale(tokens)
-    distance = torch.stack([F.pdist(image) for image in tokens.unbind()])
+    batch, num, width = tokens.shape
+    of_images: list[Tensor] = []
+    for part in pieces(batch, num * width * dtype.itemsize, tokens.device):
+        scaled = tokens[part].detach().to(dtype)
+        scaled = scaled / power_of_two_scale(scaled)
+        of_images += map(F.pdist, scaled.unbind())
+    distance = torch.stack(of_images)
     apart = ~(distance <= resolution)  # nan stays nan
     found = torch.cat([distance.square(), distance.reciprocal()])
     found = found.where(apart.repeat(2, 1), found.new_zeros(()))

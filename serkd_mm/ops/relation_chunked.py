@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .relation_fused import TERMS, fused_angle_loss
+from .relation_fused import RELATIONS, Relation, fused_loss
 
 
 def angle_loss_chunked(student: Tensor, teacher: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def angle_loss_chunked(student: Tensor, teacher: Tensor) -> Tensor:
         >>> float(angle_loss_chunked(tokens, tokens))
         0.0
     """
-    return fused_angle_loss(student, teacher, 'chunked')
+    return fused_loss(student, teacher, 'angle_chunked')
 
 
 def slab_terms(
@@ -92,7 +92,7 @@ def slab_terms(
     return total, slope.sub_(across).transpose(0, 1)
 
 
-TERMS['chunked'] = slab_terms
+RELATIONS['angle_chunked'] = Relation(slab_terms, members=3)
 
 
 def _cosines(

@@ -1,15 +1,17 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
-r"""What the fast paths of the angle loss share.
+r"""What the fast paths of the relation losses share.
 
-With the squared distances :math:`D`, :math:`E = D / 2` and the inverse
-distances :math:`v` (0 for coincident pairs), the law of cosines reads
+Both losses are functions of the :math:`K^2` squared distances :math:`D`
+alone. With :math:`E = D / 2` and the inverse distances :math:`v` (0 for
+coincident pairs), the distances are :math:`D_{ij} v_{ij}`, and by the law of
+cosines
 
 .. math::
-    \psi_{ijk} = v_{ij} v_{jk} (E_{ij} + E_{jk} - E_{ik}),
+    \psi_{ijk} = v_{ij} v_{jk} (E_{ij} + E_{jk} - E_{ik}).
 
-so the loss is a function of the :math:`K^2` squared distances alone. Its
-gradient :math:`P` with respect to them is found in the same pass as the value,
-and :math:`\partial L / \partial s_i = 2 \sum_j (P + P^\top)_{ij} (s_i - s_j)`
+The gradient :math:`P` with respect to the squared distances is found in the
+same pass as the value, and
+:math:`\partial L / \partial s_i = 2 \sum_j (P + P^\top)_{ij} (s_i - s_j)`
 is one product with a Laplacian matrix. Backward keeps that matrix,
 ``(B, K, K)``, beside the student's tokens.
 """
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -31,51 +33,63 @@ from ..functional.relation import (
 )
 from ..functional.scale import power_of_two_scale
 from .pair_distances import distances_from_differences
+from .pieces import pieces
 
 # (squared distances, inverse distances, gradient wanted) -> (sum of Huber
-# values over i, j, k, gradient P of that sum with respect to the student's
-# squared distances). Inputs are (2, B, K, K), student first; P is (B, K, K).
+# values, gradient P of that sum with respect to the student's squared
+# distances). Inputs are (2, B, K, K), student first; P is (B, K, K).
 Terms = Callable[[Tensor, Tensor, bool], tuple[Tensor, Optional[Tensor]]]
 
-# By implementation; the modules that have them enter them here.
-TERMS: dict[str, Terms] = {}
 
-# Bytes of one (K, K) matrix over the images that are worked on together, and
-# of a piece of the tokens. On a CPU a handful of them stay in the caches;
-# elsewhere launches cost more than memory.
-_CPU_BYTES = 5 << 18
-_DEVICE_BYTES = 1 << 25
+class Relation(NamedTuple):
+    """A relation loss.
+
+    Attributes:
+        terms: Its sum over all relations of some images.
+        members: Tokens that a relation is between.
+    """
+
+    terms: Terms
+    members: int
+
+
+# The modules that have them enter them here.
+RELATIONS: dict[str, Relation] = {}
 
 # Operators of their own: torch.compile takes each as one node of its graph
 # instead of unrolling the loops inside.
 _OPERATORS = torch.library.Library('serkd_mm', 'DEF')
 _OPERATORS.define(
-    'angle_forward(Tensor student, Tensor teacher, str impl, bool wanted)'
-    ' -> (Tensor, Tensor)'
+    'relation_forward(Tensor student, Tensor teacher, str relation,'
+    ' bool wanted) -> (Tensor, Tensor)'
 )
 _OPERATORS.define(
-    'angle_backward(Tensor student, Tensor laplacian, Tensor upstream)'
+    'relation_backward(Tensor student, Tensor laplacian, Tensor upstream)'
     ' -> Tensor'
 )
 
 
 @compat.disable_old_dynamo
-def fused_angle_loss(student: Tensor, teacher: Tensor, impl: str) -> Tensor:
-    """Angle loss whose sums over triples are left to ``TERMS[impl]``."""
+def fused_loss(student: Tensor, teacher: Tensor, relation: str) -> Tensor:
+    """Mean over the relations of ``RELATIONS[relation]``."""
     check_pair(student, teacher)
     wanted = torch.is_grad_enabled() and student.requires_grad
-    return _AngleLoss.apply(student, teacher.detach(), impl, wanted)
+    return _RelationLoss.apply(student, teacher.detach(), relation, wanted)
 
 
-class _AngleLoss(torch.autograd.Function):
+class _RelationLoss(torch.autograd.Function):
     """Loss as a function of the tokens, its gradient through a Laplacian."""
 
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, impl: str, wanted: bool
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        relation: str,
+        wanted: bool,
     ) -> Tensor:
-        loss, laplacian = torch.ops.serkd_mm.angle_forward(
-            student, teacher, impl, wanted
+        loss, laplacian = torch.ops.serkd_mm.relation_forward(
+            student, teacher, relation, wanted
         )
         ctx.save_for_backward(student, laplacian)
         return loss
@@ -85,7 +99,7 @@ class _AngleLoss(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         student, laplacian = ctx.saved_tensors
         with torch.no_grad():
-            grad = torch.ops.serkd_mm.angle_backward(
+            grad = torch.ops.serkd_mm.relation_backward(
                 student, laplacian, upstream
             )
         if torch.is_grad_enabled():  # create_graph
@@ -109,35 +123,38 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         raise RuntimeError(
-            'the fast angle losses are differentiable once; use '
+            'the fast relation losses are differentiable once; use '
             "impl='reference' for second derivatives"
         )
 
 
-@torch.library.impl(_OPERATORS, 'angle_forward', 'CompositeExplicitAutograd')
-def angle_forward(
-    student: Tensor, teacher: Tensor, impl: str, wanted: bool
+@torch.library.impl(
+    _OPERATORS, 'relation_forward', 'CompositeExplicitAutograd'
+)
+def relation_forward(
+    student: Tensor, teacher: Tensor, relation: str, wanted: bool
 ) -> tuple[Tensor, Tensor]:
     """Loss, and the Laplacian ``(B, K, K)`` (B = 0 unless ``wanted``)."""
     dtype = check_pair(student, teacher)
     batch, num, _ = student.shape
-    total, laplacian = _outputs(student, teacher, impl, wanted)
+    terms, members = RELATIONS[relation]
+    total, laplacian = _outputs(student, teacher, relation, wanted)
     total.zero_()
     size = num * num * dtype.itemsize
     with full_precision(student.device.type):
-        for part in _pieces(batch, size, student.device):
+        for part in pieces(batch, size, student.device):
             squared, inverse = distances((student[part], teacher[part]), dtype)
-            value, slope = TERMS[impl](squared, inverse, wanted)
+            value, slope = terms(squared, inverse, wanted)
             total += value
             if slope is not None:
                 _write_laplacian(slope, laplacian[part])
-    mean = 1 / (batch * num**3)
+    mean = 1 / (batch * num**members)
     return total.mul_(mean), laplacian.mul_(mean)
 
 
-@torch.library.impl(_OPERATORS, 'angle_forward', 'Meta')
+@torch.library.impl(_OPERATORS, 'relation_forward', 'Meta')
 def _outputs(
-    student: Tensor, teacher: Tensor, impl: str, wanted: bool
+    student: Tensor, teacher: Tensor, relation: str, wanted: bool
 ) -> tuple[Tensor, Tensor]:
     dtype = check_pair(student, teacher)
     batch, num, _ = student.shape
@@ -147,8 +164,10 @@ def _outputs(
     return student.new_empty((), dtype=dtype), laplacian
 
 
-@torch.library.impl(_OPERATORS, 'angle_backward', 'CompositeExplicitAutograd')
-def angle_backward(
+@torch.library.impl(
+    _OPERATORS, 'relation_backward', 'CompositeExplicitAutograd'
+)
+def relation_backward(
     student: Tensor, laplacian: Tensor, upstream: Tensor
 ) -> Tensor:
     """Laplacian times the centred tokens, in the student's dtype."""
@@ -156,7 +175,7 @@ def angle_backward(
     grad = torch.empty_like(student)
     size = num * width * laplacian.dtype.itemsize
     with full_precision(student.device.type):
-        for part in _pieces(batch, size, student.device):
+        for part in pieces(batch, size, student.device):
             tokens = student[part].to(laplacian.dtype)
             scale = power_of_two_scale(tokens)
             tokens = tokens / scale
@@ -166,7 +185,7 @@ def angle_backward(
     return grad
 
 
-@torch.library.impl(_OPERATORS, 'angle_backward', 'Meta')
+@torch.library.impl(_OPERATORS, 'relation_backward', 'Meta')
 def _gradient(student: Tensor, laplacian: Tensor, upstream: Tensor) -> Tensor:
     return torch.empty_like(student)
 
@@ -194,33 +213,25 @@ def distances(
     batch, num, _ = pair[0].shape
     squared = pair[0].new_empty((2, batch, num, num), dtype=dtype)
     inverse = torch.empty_like(squared)
+    cpu = squared.device.type == 'cpu'
+    measure = distances_from_differences if cpu else _distances_from_gram
     for side, tokens in enumerate(pair):
-        size = num * tokens.shape[2] * dtype.itemsize
-        measure = (
-            distances_from_differences
-            if tokens.device.type == 'cpu'
-            else _distances_from_gram
-        )
-        for part in _pieces(batch, size, tokens.device):
-            found = measure(tokens[part], dtype)
-            squared[side, part], inverse[side, part] = found
+        squared[side], inverse[side] = measure(tokens, dtype)
     return squared, inverse
 
 
 def _distances_from_gram(
     tokens: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    squared, apart = squared_distances(tokens, (1, 2), dtype)
-    squared = squared.to(dtype)
-    return squared, inverse_distances(squared, apart)
-
-
-def _pieces(batch: int, size: int, device: torch.device) -> Iterator[slice]:
-    """Slices of the batch whose images, ``size`` bytes each, fit a piece."""
-    limit = _CPU_BYTES if device.type == 'cpu' else _DEVICE_BYTES
-    step = max(1, limit // size)
-    for start in range(0, batch, step):
-        yield slice(start, start + step)
+    batch, num, width = tokens.shape
+    size = num * width * dtype.itemsize
+    found = []
+    for part in pieces(batch, size, tokens.device):
+        squared, apart = squared_distances(tokens[part], (1, 2), dtype)
+        squared = squared.to(dtype)
+        found.append((squared, inverse_distances(squared, apart)))
+    squared, inverse = map(torch.cat, zip(*found))
+    return squared, inverse
 
 
 @contextlib.contextmanager

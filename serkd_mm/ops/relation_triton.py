@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from ..functional.relation import check_pair
-from .relation_fused import TERMS, fused_angle_loss
+from .relation_fused import RELATIONS, Relation, fused_loss
 
 MAX_TOKENS = 256
 
@@ -94,7 +94,7 @@ def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
             'not installed; '
             "use impl='chunked'"
         )
-    return fused_angle_loss(student, teacher, 'triton')
+    return fused_loss(student, teacher, 'angle_triton')
 
 
 def triton_installed() -> bool:
@@ -147,7 +147,7 @@ def kernel_terms(
     return values.sum(), slope.sub_(across, alpha=0.5)
 
 
-TERMS['triton'] = kernel_terms
+RELATIONS['angle_triton'] = Relation(kernel_terms, members=3)
 
 
 def _tile(num: int, interpreted: bool) -> tuple[int, int, int]:

@@ -20,15 +20,22 @@ from tests.references import (
 )
 
 # The readable version; by default another one may be chosen.
+readable_distance_loss = functools.partial(distance_loss, impl='reference')
 readable_angle_loss = functools.partial(angle_loss, impl='reference')
 
 LOSSES = [
     pytest.param(distance_loss, id='distance'),
+    pytest.param(readable_distance_loss, id='distance-readable'),
     pytest.param(angle_loss, id='angle'),
     pytest.param(readable_angle_loss, id='angle-readable'),
 ]
 WITH_REFERENCE = [
     pytest.param(distance_loss, distance_loss_reference, id='distance'),
+    pytest.param(
+        readable_distance_loss,
+        distance_loss_reference,
+        id='distance-readable',
+    ),
     pytest.param(angle_loss, angle_loss_reference, id='angle'),
     pytest.param(
         readable_angle_loss, angle_loss_reference, id='angle-readable'
@@ -36,6 +43,7 @@ WITH_REFERENCE = [
 ]
 WITH_RKD = [
     pytest.param(distance_loss, rkd_distance, id='distance'),
+    pytest.param(readable_distance_loss, rkd_distance, id='distance-readable'),
     pytest.param(angle_loss, rkd_angle, id='angle'),
     pytest.param(readable_angle_loss, rkd_angle, id='angle-readable'),
 ]
@@ -616,13 +624,21 @@ def test_an_unknown_normalisation_is_answered_with_the_known_ones():
     assert 'batch' in str(error.value)
 
 
+def test_an_implementation_that_the_distance_loss_lacks_is_refused():
+    student, teacher = make_pair()
+    with pytest.raises(ValueError, match="'auto'.*'chunked'.*got 'triton'"):
+        distance_loss(student, teacher, impl='triton')
+    with pytest.raises(ValueError, match="'image', got 'batch'.*reference"):
+        distance_loss(student, teacher, 'batch', impl='chunked')
+
+
 @pytest.mark.parametrize('noise', [1e-3, 1e-4, 1e-5])
 @pytest.mark.parametrize('impl', ['reference', 'chunked'])
 def test_relations_within_tight_clusters_are_no_noise(noise, impl):
     centres = torch.tensor([-1.0, 1.0]).repeat_interleave(4)[None, :, None]
     student = centres + noise * make_tokens(1, 8, 32, dtype=torch.float32)
     teacher = make_tokens(1, 8, 32, dtype=torch.float32, seed=2)
-    distance = distance_loss(student, teacher)
+    distance = distance_loss(student, teacher, impl=impl)
     expected = distance_loss_reference(student, teacher, 'image')
     torch.testing.assert_close(distance.double(), expected, rtol=1e-5, atol=0)
     angle = angle_loss(student, teacher, impl=impl)
@@ -672,3 +688,5 @@ def test_sides_on_two_devices_are_refused(impl):
     student = torch.zeros(1, 4, 3)
     with pytest.raises(ValueError, match='on one device, got cpu and meta'):
         angle_loss(student, student.to('meta'), impl)
+    with pytest.raises(ValueError, match='on one device, got cpu and meta'):
+        distance_loss(student, student.to('meta'), impl=impl)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from serkd_mm import functional
 from serkd_mm.models import (
+    InstanceDistanceLoss,
     TokenAngleLoss,
     TokenDistanceLoss,
     TokenFeatureLoss,
@@ -44,8 +45,9 @@ def build(name: str, **settings: float | str) -> nn.Module:
     return MODELS.build(dict(type=name, _scope_='mmrazor', **settings))
 
 
-def test_the_distance_loss_has_the_value_worked_out_by_hand() -> None:
-    loss = build('TokenDistanceLoss')(RIGHT_ANGLE, LINE)
+@pytest.mark.parametrize('impl', ['auto', 'reference', 'chunked'])
+def test_the_distance_loss_has_the_value_worked_out_by_hand(impl: str) -> None:
+    loss = build('TokenDistanceLoss', impl=impl)(RIGHT_ANGLE, LINE)
 
     assert float(loss) == pytest.approx(distance_by_hand(), rel=1e-5)
 
@@ -101,6 +103,9 @@ def test_unknown_settings_are_refused_where_they_are_used() -> None:
     tokens = torch.randn(1, 3, 2)
     with pytest.raises(ValueError, match="got 'pair'"):
         TokenDistanceLoss(normalize='pair')(tokens, tokens)
+    for cls in (TokenDistanceLoss, InstanceDistanceLoss):
+        with pytest.raises(ValueError, match="got 'triton'"):
+            cls(impl='triton')
     with pytest.raises(ValueError, match="'magic'"):
         TokenAngleLoss(impl='magic')(tokens, tokens)
 

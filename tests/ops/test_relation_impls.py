@@ -1,6 +1,8 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 """Every implementation of the angle loss against one slow reference.
 
+What it shares with the fast distance loss is tested with both.
+
 The Triton kernel runs where a CUDA device is present or where the whole run
 has TRITON_INTERPRET=1; without either, one test runs this file again in a
 process with the interpreter, and is skipped where Triton is not installed.
@@ -9,6 +11,7 @@ process with the interpreter, and is skipped where Triton is not installed.
 import os
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -35,7 +38,8 @@ IMPLS = [
     'chunked',
     pytest.param('triton', marks=needs_triton),
 ]
-FUSED = IMPLS[1:]
+# 'distance' is the fast distance loss, the others are angle losses.
+FUSED = [*IMPLS[1:], 'distance']
 # Before, Dynamo leaves the loss out of its graph.
 ONE_GRAPH = hasattr(torch.library, 'register_autograd')  # PyTorch 2.4
 
@@ -100,8 +104,14 @@ def run(loss, student, teacher, upstream=UPSTREAM):
     return value.detach(), student.grad
 
 
-def run_impl(impl, student, teacher, **kwargs):
-    return run(lambda s, t: angle_loss(s, t, impl), student, teacher, **kwargs)
+def select(impl):
+    if impl == 'distance':
+        return partial(distance_loss, impl='chunked')
+    return partial(angle_loss, impl=impl)
+
+
+def run_impl(impl, student, teacher):
+    return run(select(impl), student, teacher)
 
 
 def assert_close(actual, expected, tolerance):
@@ -137,9 +147,8 @@ def test_value_and_gradient_match_float64(
 def test_slabs_and_pieces_do_not_show(impl, monkeypatch):
     pair = make_pair(5, 12, 6, 9)
     whole = run_impl(impl, *pair)
-    module = ops.relation_fused
-    for limit in ('_CPU_BYTES', '_DEVICE_BYTES'):
-        monkeypatch.setattr(module, limit, 2 * 12 * 12 * 4)
+    for limit in ('CPU_BYTES', 'DEVICE_BYTES'):
+        monkeypatch.setattr(ops.pieces, limit, 2 * 12 * 12 * 4)
     pieces = run_impl(impl, *pair)
     torch.testing.assert_close(pieces[0], whole[0], rtol=1e-6, atol=0)
     assert_close(pieces[1], whole[1], 1e-6)
@@ -206,12 +215,13 @@ def test_no_gradient_is_computed_unasked(impl):
     student, teacher = make_pair(2, 6)
     student.requires_grad_()
     teacher.requires_grad_()
-    with_grad = angle_loss(student, teacher, impl)
+    loss = select(impl)
+    with_grad = loss(student, teacher)
     with torch.no_grad():
-        without = angle_loss(student, teacher, impl)
+        without = loss(student, teacher)
     assert not without.requires_grad
     assert without == with_grad
-    assert not angle_loss(student.detach(), teacher, impl).requires_grad
+    assert not loss(student.detach(), teacher).requires_grad
     with_grad.backward()
     assert teacher.grad is None
 
@@ -246,7 +256,7 @@ def test_matmul_precision_changes_nothing_and_is_put_back(impl):
 def test_second_derivative_raises(impl):
     student, teacher = make_pair(1, 5)
     student.requires_grad_()
-    loss = angle_loss(student, teacher, impl)
+    loss = select(impl)(student, teacher)
     (grad,) = torch.autograd.grad(loss, student, create_graph=True)
     assert grad.any()
     with pytest.raises(RuntimeError, match='differentiable once.*reference'):
@@ -260,7 +270,7 @@ def test_activation_checkpointing(impl, reentrant):
     expected = run_impl(impl, *pair)
     actual = run(
         lambda s, t: checkpoint(
-            angle_loss, s * 1, t, impl, use_reentrant=reentrant
+            select(impl), s * 1, t, use_reentrant=reentrant
         ),
         *pair,
     )
@@ -269,7 +279,7 @@ def test_activation_checkpointing(impl, reentrant):
 
 
 @pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
-@pytest.mark.parametrize('impl', [*FUSED, 'reference', 'auto'])
+@pytest.mark.parametrize('impl', [*IMPLS, 'auto'])
 def test_compiled_surroundings_stay_one_graph(impl, backend):
     pair = make_pair(2, 9)
     torch.compiler.reset()
@@ -290,18 +300,19 @@ def test_compiled_surroundings_stay_one_graph(impl, backend):
 )
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
 @pytest.mark.parametrize('wanted', [True, False])
-def test_operators_keep_to_their_contract(dtype, wanted):
+@pytest.mark.parametrize('relation', ['angle_chunked', 'distance_chunked'])
+def test_operators_keep_to_their_contract(relation, dtype, wanted):
     """Schema, shape rules and tracing, by PyTorch's own checks."""
     student, teacher = make_pair(2, 9, dtype=dtype)
     operators = torch.ops.serkd_mm
     checks = ('test_schema', 'test_faketensor')
-    arguments = (student, teacher, 'chunked', wanted)
+    arguments = (student, teacher, relation, wanted)
     torch.library.opcheck(
-        operators.angle_forward.default, arguments, test_utils=checks
+        operators.relation_forward.default, arguments, test_utils=checks
     )
-    _, laplacian = operators.angle_forward(student, teacher, 'chunked', True)
+    _, laplacian = operators.relation_forward(student, teacher, relation, True)
     torch.library.opcheck(
-        operators.angle_backward.default,
+        operators.relation_backward.default,
         (student, laplacian, laplacian.new_tensor(2.0)),
         test_utils=checks,
     )
@@ -312,9 +323,8 @@ def test_strided_inputs_and_gradient(impl):
     student, teacher = make_pair(3, 10, 8, 8)
     expected = run_impl(impl, student, teacher)
     strided = student.transpose(0, 2).contiguous().transpose(0, 2)
-    actual = run_impl(impl, strided, teacher.flip(2))
-    assert_close(actual[0], run(slow_loss, student, teacher.flip(2))[0], 5e-5)
-    actual = run_impl(impl, strided, teacher)
+    actual = run_impl(impl, strided, teacher.mT.contiguous().mT)
+    assert_close(actual[0], expected[0], 1e-6)
     assert_close(actual[1], expected[1], 1e-6)
 
 
@@ -335,16 +345,13 @@ class Watch(TorchDispatchMode):
         return result
 
 
-def forward_backward(student, teacher, impl):
+def forward_backward(student, teacher, relation):
     """Run a loss; a mode does not see into operators, so call their code."""
-    if impl == 'reference':
-        angle_loss(student, teacher, impl).backward()
-        return
     with torch.no_grad():
-        loss, laplacian = relation_fused.angle_forward(
-            student, teacher, impl, True
+        loss, laplacian = relation_fused.relation_forward(
+            student, teacher, relation, True
         )
-        relation_fused.angle_backward(student, laplacian, loss)
+        relation_fused.relation_backward(student, laplacian, loss)
 
 
 def test_chunked_has_no_cubic_tensor():
@@ -352,18 +359,26 @@ def test_chunked_has_no_cubic_tensor():
     student, teacher = make_pair(batch, num, 16, 24)
     student.requires_grad_()
     with Watch() as watch:
-        forward_backward(student, teacher, 'chunked')
+        forward_backward(student, teacher, 'angle_chunked')
     # The slabs: two sides, two work spaces.
     assert 0 < watch.largest <= 4 * batch * num**2
 
 
 @pytest.mark.parametrize('num', [1, 20])
-@pytest.mark.parametrize('impl', ['reference', 'chunked'])
-def test_nothing_is_read_on_the_host(impl, num):
+@pytest.mark.parametrize('relation', ['angle_chunked', 'distance_chunked'])
+def test_nothing_is_read_on_the_host(relation, num):
+    student, teacher = make_pair(2, num)
+    with Watch():
+        forward_backward(student, teacher, relation)
+
+
+@pytest.mark.parametrize('num', [1, 20])
+@pytest.mark.parametrize('loss', [angle_loss, distance_loss])
+def test_the_readable_losses_read_nothing_on_the_host(loss, num):
     student, teacher = make_pair(2, num)
     student.requires_grad_()
     with Watch():
-        forward_backward(student, teacher, impl)
+        loss(student, teacher, impl='reference').backward()
 
 
 def test_unknown_impl_lists_the_valid_ones():
@@ -429,9 +444,15 @@ def test_triton_names_its_limits():
         angle_loss(*make_pair(1, 4, dtype=torch.float64), impl='triton')
 
 
-@pytest.mark.parametrize('impl', ['chunked', 'triton'])
-def test_shape_errors_come_first(impl):
-    loss = getattr(ops, f'angle_loss_{impl}')
+@pytest.mark.parametrize(
+    'loss',
+    [
+        ops.angle_loss_chunked,
+        ops.angle_loss_triton,
+        ops.distance_loss_chunked,
+    ],
+)
+def test_shape_errors_come_first(loss):
     with pytest.raises(ValueError, match='same number of images'):
         loss(torch.zeros(2, 4, 4), torch.zeros(2, 5, 4))
     with pytest.raises(TypeError, match='student must be floating point'):

@@ -5,6 +5,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...functional import batch_as_tokens, distance_loss
+from ...ops import check_distance_impl
 
 
 @MODELS.register_module()
@@ -18,13 +19,21 @@ class InstanceDistanceLoss(nn.Module):
 
     Args:
         loss_weight: Factor of the loss; MMRazor's by default.
+        impl: How to compute it, see
+            :func:`serkd_mm.functional.distance_loss`.
+
+    Raises:
+        ValueError: If ``impl`` is unknown.
     """
 
-    def __init__(self, loss_weight: float = 25.0) -> None:
+    def __init__(self, loss_weight: float = 25.0, impl: str = 'auto') -> None:
         super().__init__()
+        check_distance_impl(impl, 'image')
         self.loss_weight = loss_weight
+        self.impl = impl
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Compare embeddings ``(B, Cs)`` and ``(B, Ct)``, or maps."""
         student, teacher = batch_as_tokens(preds_S), batch_as_tokens(preds_T)
-        return self.loss_weight * distance_loss(student, teacher)
+        loss = distance_loss(student, teacher, impl=self.impl)
+        return self.loss_weight * loss

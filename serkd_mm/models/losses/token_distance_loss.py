@@ -5,7 +5,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...functional import distance_loss
-from ...functional.relation import check_normalize
+from ...ops import check_distance_impl
 
 
 @MODELS.register_module()
@@ -16,20 +16,27 @@ class TokenDistanceLoss(nn.Module):
         loss_weight: Factor of the loss.
         normalize: ``'image'`` or ``'batch'``: over which pairs distances are
             averaged to normalise them.
+        impl: How to compute it: ``'auto'``, ``'reference'`` or ``'chunked'``,
+            see :func:`serkd_mm.functional.distance_loss`.
 
     Raises:
-        ValueError: If ``normalize`` is unknown.
+        ValueError: If ``normalize`` or ``impl`` is unknown, or one does not
+            take the other.
     """
 
     def __init__(
-        self, loss_weight: float = 1.0, normalize: str = 'image'
+        self,
+        loss_weight: float = 1.0,
+        normalize: str = 'image',
+        impl: str = 'auto',
     ) -> None:
         super().__init__()
-        check_normalize(normalize)
+        check_distance_impl(impl, normalize)
         self.loss_weight = loss_weight
         self.normalize = normalize
+        self.impl = impl
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Compare ``(B, K, Cs)`` student and ``(B, K, Ct)`` teacher tokens."""
-        loss = distance_loss(preds_S, preds_T, normalize=self.normalize)
+        loss = distance_loss(preds_S, preds_T, self.normalize, self.impl)
         return self.loss_weight * loss

@@ -1,0 +1,31 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""How much of a batch the fast paths work on at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+# Bytes of one tensor over the images that are worked on together. On a CPU a
+# handful of them stay in the caches; elsewhere launches cost more than memory.
+CPU_BYTES = 5 << 18
+DEVICE_BYTES = 1 << 25
+
+
+def pieces(batch: int, size: int, device: torch.device) -> Iterator[slice]:
+    """Slices of a batch, of one image at least.
+
+    Args:
+        batch: Number of images.
+        size: Bytes of an image in the tensor that is to stay in the caches.
+        device: Where that is.
+
+    Example:
+        >>> list(pieces(5, 1 << 19, torch.device('cpu')))
+        [slice(0, 2, None), slice(2, 4, None), slice(4, 6, None)]
+    """
+    limit = CPU_BYTES if device.type == 'cpu' else DEVICE_BYTES
+    step = max(1, limit // size)
+    for start in range(0, batch, step):
+        yield slice(start, start + step)
