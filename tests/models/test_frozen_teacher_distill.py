@@ -922,6 +922,42 @@ def test_a_compiled_teacher_is_one_graph_and_gives_the_same_losses() -> None:
     assert not any('_orig_mod' in name for name in model.state_dict())
 
 
+@pytest.mark.parametrize(
+    'dtype',
+    [
+        torch.bfloat16,
+        pytest.param(
+            torch.float16,
+            marks=pytest.mark.skipif(
+                not half_convolution(), reason='no half precision on CPUs'
+            ),
+        ),
+    ],
+)
+def test_under_autocast_the_teacher_computes_in_half_precision(
+    dtype: torch.dtype,
+) -> None:
+    model = build().train()
+    layers = [
+        module
+        for module in model.teacher.modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d))
+    ]
+    outputs = [watch_outputs(layer) for layer in layers]
+    with torch.autocast('cpu', dtype):
+        losses = losses_of(model)
+
+    assert layers
+    for seen in outputs:
+        assert [output.dtype for output in seen] == [dtype]
+        assert not seen[0].requires_grad
+    for name, parameter in model.teacher.named_parameters():
+        assert parameter.dtype == torch.float32, name
+    assert all(loss.isfinite() for loss in losses.values())
+    # What is compared is compared in single precision.
+    assert losses['distill.loss_angle'].dtype == torch.float32
+
+
 def test_a_compiled_training_step_gives_the_same_losses_and_weights() -> None:
     def trained(compiled: bool) -> tuple[list[Tensor], dict[str, Tensor]]:
         torch.manual_seed(0)

@@ -9,6 +9,7 @@ process with the interpreter, and is skipped where Triton is not installed.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -278,20 +279,33 @@ def test_activation_checkpointing(impl, reentrant):
     assert torch.equal(actual[1], expected[1])
 
 
-@pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
-@pytest.mark.parametrize('impl', [*IMPLS, 'auto'])
-def test_compiled_surroundings_stay_one_graph(impl, backend):
+def compare_compiled(impl, backend):
     pair = make_pair(2, 9)
     torch.compiler.reset()
 
     def surrounded(student, teacher):
         student, teacher = torch.tanh(student), teacher.cos()
         angle = angle_loss(student, teacher, impl)
-        return 2 * angle + distance_loss(student, teacher)
+        readable = distance_loss(student, teacher, impl='reference')
+        return 2 * angle + distance_loss(student, teacher) + 3 * readable
 
     expected = run(surrounded, *pair)
     compiled = torch.compile(surrounded, backend=backend, fullgraph=ONE_GRAPH)
     torch.testing.assert_close(run(compiled, *pair), expected)
+
+
+@pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
+@pytest.mark.parametrize('impl', [*IMPLS, 'auto'])
+def test_compiled_surroundings_stay_one_graph(impl, backend):
+    compare_compiled(impl, backend)
+
+
+@pytest.mark.skipif(
+    not ONE_GRAPH or shutil.which('g++') is None,
+    reason='needs PyTorch 2.4 and a C++ compiler',
+)
+def test_surroundings_compiled_to_machine_code_give_the_same():
+    compare_compiled('auto', 'inductor')
 
 
 @pytest.mark.skipif(
