@@ -221,6 +221,19 @@ def test_the_report_holds_everything_and_loads_nothing(
     assert sorted(p.name for p in tmp_path.iterdir()) == ['report.html', 'run']
 
 
+def test_the_report_shows_the_config_of_the_training_not_of_a_later_test(
+    resumed: Path, tmp_path: Path
+) -> None:
+    tested = resumed / '99991231_235959' / 'vis_data' / 'config.py'
+    tested.parent.mkdir(parents=True)
+    tested.write_text('only_tested = True')
+    path = tmp_path / 'report.html'
+    write_report(read_run(resumed), path)
+    page = path.read_text()
+    assert 'lr = 0.1' in page
+    assert 'only_tested' not in page
+
+
 def tool(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, TOOLS / f'{name}.py')
     assert spec is not None
