@@ -8,8 +8,11 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
+
 from .choose import by
 from .python_text import WIDTH, Reference, assignment
+from .runtime import missing_runtime
 from .suggest import IMAGENET, Suggestion
 from .trace import TokenSource
 from .zoo import ZooNetwork
@@ -29,18 +32,8 @@ def config_text(suggestion: Suggestion, out: Path | None = None) -> str:
         base = [_base_path(suggestion.student, out)]
     lines.append(assignment('_base_', base if len(base) > 1 else base[0]))
     if suggestion.own_data:
-        imports = suggestion.student.cfg.get('custom_imports') or {}
-        names = [*imports.get('imports', []), 'serkd_mm']
-        lines += [
-            '',
-            assignment(
-                'custom_imports',
-                dict(
-                    imports=list(dict.fromkeys(names)),
-                    allow_failed_imports=False,
-                ),
-            ),
-        ]
+        for key, value in _added_to(suggestion.student.cfg).items():
+            lines += ['', assignment(key, value)]
     model = dict(
         **(dict(_delete_=True) if suggestion.own_data else {}),
         type='mmrazor.FrozenTeacherDistill',
@@ -52,6 +45,14 @@ def config_text(suggestion: Suggestion, out: Path | None = None) -> str:
     )
     lines += ['', assignment('model', model)]
     return '\n'.join(lines) + '\n'
+
+
+def _added_to(base: Config) -> dict[str, Any]:
+    """What a config of another package lacks beside the model."""
+    imports = base.get('custom_imports') or {}
+    names = dict.fromkeys([*imports.get('imports', []), 'serkd_mm'])
+    loads = dict(imports=list(names), allow_failed_imports=False)
+    return dict(custom_imports=loads, **missing_runtime(base))
 
 
 def _header(suggestion: Suggestion) -> str:

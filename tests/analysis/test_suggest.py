@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from serkd_mm.analysis import Suggestion, config_text, read_config, suggest
+from serkd_mm.analysis.runtime import missing_runtime
 from serkd_mm.engine.launch import leave_teacher_out
 from serkd_mm.models.algorithms.teacher import build_teacher
 
@@ -81,6 +82,37 @@ def test_the_students_config_gives_data_and_schedule(tmp_path: Path) -> None:
         assert plain(cfg[name]) == plain(student[name])
     assert plain(cfg.model.architecture) == plain(student.model)
     assert cfg.model.input_size == 32
+
+
+def test_a_student_of_another_package_gets_the_hooks_and_the_logs(
+    tmp_path: Path,
+) -> None:
+    cfg = load(suggest(RESNET, CIFAR), tmp_path / 'pair.py')
+    own = read_config('serkd_mm::_base_/default_runtime.py')
+
+    for key in ('default_hooks', 'log_processor', 'vis_backends'):
+        assert plain(cfg[key]) == plain(own[key])
+    # How often is the student's affair.
+    text = (tmp_path / 'pair.py').read_text()
+    assert "checkpoint=dict(type='AtomicCheckpointHook')," in text
+    assert '_scope_' not in text.split('model = ')[0]
+
+
+def test_a_student_of_this_package_has_them_already() -> None:
+    text = config_text(suggest(TEACHER, STUDENT))
+    for key in ('default_hooks', 'log_processor', 'vis_backends'):
+        assert key not in text
+
+
+def test_hooks_and_logs_of_ones_own_stay() -> None:
+    cfg = read_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
+    cfg.default_hooks.checkpoint.type = 'MyCheckpointHook'
+    cfg.visualizer.vis_backends = [dict(type='TensorboardVisBackend')]
+    missing = missing_runtime(cfg)
+
+    assert 'checkpoint' not in missing['default_hooks']
+    assert missing['default_hooks']['non_finite'] == dict(type='NonFiniteHook')
+    assert 'visualizer' not in missing
 
 
 @pytest.mark.parametrize('student', [STUDENT, RESNET])
