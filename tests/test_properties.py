@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,15 +21,18 @@ from hypothesis import strategies as st
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from serkd_mm.functional import angle_loss, dense_logits, unit_length
+from serkd_mm.functional import (
+    angle_loss,
+    dense_logits,
+    distance_loss,
+    unit_length,
+)
 from serkd_mm.models import (
     CSKDLoss,
     FeatureMapTokenizer,
     HardDistillLoss,
     SuperpixelTokenizer,
     TokenAligner,
-    TokenAngleLoss,
-    TokenDistanceLoss,
     TokenFeatureLoss,
     TokenMap,
     TokenResizer,
@@ -226,11 +230,12 @@ def test_unit_length_knows_directions_only(batch: Batch, power: int) -> None:
 
 # -- losses -----------------------------------------------------------------
 
-RELATIONS: dict[str, nn.Module] = {
-    'distance': TokenDistanceLoss(),
-    'distance of the batch': TokenDistanceLoss(normalize='batch'),
-    'angle': TokenAngleLoss(),
-    'angle, readable': TokenAngleLoss(impl='reference'),
+# The functions, which take a single token too.
+RELATIONS: dict[str, Callable[..., Tensor]] = {
+    'distance': distance_loss,
+    'distance of the batch': partial(distance_loss, normalize='batch'),
+    'angle': angle_loss,
+    'angle, readable': partial(angle_loss, impl='reference'),
 }
 
 
@@ -368,7 +373,7 @@ def test_relations_of_superpixels_stay_finite(
 ) -> None:
     student = SuperpixelTokenizer(norm=norm)
     teacher = SuperpixelTokenizer(norm=norm)
-    losses = (TokenDistanceLoss(), TokenAngleLoss())
+    losses = (distance_loss, angle_loss)
 
     def compute(tokens: Tensor) -> Tensor:
         with torch.no_grad():

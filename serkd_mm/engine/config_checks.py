@@ -14,6 +14,8 @@ from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..models.losses import InstanceAngleLoss, InstanceDistanceLoss
+
 # What MMEngine reads of a config beside the arguments of its runners.
 _TOP = (
     'activation_checkpointing',
@@ -169,4 +171,32 @@ def check_batch_norm(cfg: Config, model: nn.Module) -> None:
                 f'norm ({name}), which would normalise every image by itself;'
                 ' set train_dataloader.batch_size to 2 or more, or '
                 "sync_bn='torch' with several processes"
+            )
+
+
+def check_instance_losses(cfg: Config, model: nn.Module) -> None:
+    """Refuse batches whose images have no relations to learn.
+
+    A last batch that is smaller trains nothing by these losses, and may.
+
+    Args:
+        cfg: Config of the runner.
+        model: Model of the runner.
+
+    Raises:
+        ValueError: If each process compares fewer than three images.
+    """
+    dataloader = cfg.get('train_dataloader')
+    if not isinstance(dataloader, dict):
+        return
+    size = dataloader.get('batch_size')
+    if size not in (1, 2):
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, (InstanceAngleLoss, InstanceDistanceLoss)):
+            raise ValueError(
+                f'train_dataloader.batch_size is {size}, but {name} '
+                f'({type(module).__name__}) compares the images of a batch '
+                'and is always 0 below 3; set train_dataloader.batch_size to '
+                '3 or more'
             )

@@ -21,6 +21,7 @@ from .. import compat
 from .cfg_options import CfgOptions
 from .config_checks import (
     check_batch_norm,
+    check_instance_losses,
     check_keys,
     check_length,
     check_types,
@@ -165,6 +166,7 @@ def train(cfg: Config) -> nn.Module:
         runner = build_runner(cfg)
         check_pretrained(runner.model)
         check_batch_norm(cfg, runner.model)
+        check_instance_losses(cfg, runner.model)
         runner.register_hook(BrokenImagesHook())
         if cfg.get('resume'):
             require_whole_checkpoint(runner)

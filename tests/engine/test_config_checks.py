@@ -12,6 +12,7 @@ from torch import nn
 
 from serkd_mm.engine.config_checks import (
     check_batch_norm,
+    check_instance_losses,
     check_keys,
     check_length,
     check_types,
@@ -97,7 +98,7 @@ def test_training_has_a_length(key: str, length: Any) -> None:
 # -- batch norm -------------------------------------------------------------
 
 
-def batch_norm_config(batch_size: int) -> Config:
+def batch_config(batch_size: int) -> Config:
     return Config(dict(train_dataloader=dict(batch_size=batch_size)))
 
 
@@ -106,8 +107,8 @@ def test_batch_norm_over_one_image_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r'train_dataloader\.batch_size is 1.*norm \(1\)'
     ):
-        check_batch_norm(batch_norm_config(1), norm)
-    check_batch_norm(batch_norm_config(2), norm)
+        check_batch_norm(batch_config(1), norm)
+    check_batch_norm(batch_config(2), norm)
     check_batch_norm(Config(dict(train_dataloader=None)), norm)
 
 
@@ -116,17 +117,46 @@ def test_norms_that_need_no_batch_may_have_one_image() -> None:
         def train(self, mode: bool = True) -> Frozen:
             return super().train(False)
 
-    check_batch_norm(batch_norm_config(1), nn.LayerNorm(4))
-    check_batch_norm(batch_norm_config(1), nn.Sequential(Frozen(4)))
+    check_batch_norm(batch_config(1), nn.LayerNorm(4))
+    check_batch_norm(batch_config(1), nn.Sequential(Frozen(4)))
 
 
 def test_batch_norm_of_the_teacher_may_see_one_image() -> None:
     distiller = distiller_config(losses=('loss_kd',))
     distiller['teacher_recorders'] = dict(logits=recorder('head.fc'))
     model = build(teacher=cnn_config(), distiller=distiller)
-    check_batch_norm(batch_norm_config(1), model)
+    check_batch_norm(batch_config(1), model)
     student = build(
         architecture=cnn_config(), teacher=cnn_config(), distiller=IDLE
     )
     with pytest.raises(ValueError, match='architecture.backbone.bn1'):
-        check_batch_norm(batch_norm_config(1), student)
+        check_batch_norm(batch_config(1), student)
+
+
+# -- losses between images --------------------------------------------------
+
+
+@pytest.mark.parametrize('loss', ['InstanceDistanceLoss', 'InstanceAngleLoss'])
+def test_two_images_have_no_relations(loss: str) -> None:
+    logits = dict(recorder='logits')
+    distiller = distiller_config(
+        losses=(),
+        distill_losses=dict(loss_images=dict(type=loss)),
+        loss_forward_mappings=dict(
+            loss_images=dict(
+                preds_S=dict(logits, from_student=True),
+                preds_T=dict(logits, from_student=False),
+            )
+        ),
+    )
+    model = build(distiller=distiller)
+
+    for size in (1, 2):
+        with pytest.raises(
+            ValueError,
+            match=rf'train_dataloader\.batch_size is {size}.*loss_images '
+            rf'\({loss}\)',
+        ):
+            check_instance_losses(batch_config(size), model)
+    check_instance_losses(batch_config(3), model)
+    check_instance_losses(Config(dict(train_dataloader=None)), model)

@@ -26,14 +26,14 @@ from .builders import (
 )
 
 
-def cnn_distiller(stride: int, layer: str = 'layer3') -> dict:
+def cnn_distiller(stride: int, grid_size: int = 1) -> dict:
     """Relations of pooled windows of two CNNs."""
     cfg = distiller_config(losses=('loss_distance',))
     for side in ('student', 'teacher'):
-        cfg[f'{side}_recorders'] = dict(tokens=recorder(f'backbone.{layer}'))
+        cfg[f'{side}_recorders'] = dict(tokens=recorder('backbone.layer3'))
         cfg['connectors'][f'{side}_superpixels'] = [
             dict(type='FeatureMapTokenizer', stride=stride),
-            dict(type='SuperpixelTokenizer', grid_size=(2, 2)),
+            dict(type='SuperpixelTokenizer', grid_size=grid_size),
         ]
     return cfg
 
@@ -136,6 +136,23 @@ def test_other_token_grids_are_named_when_built() -> None:
 
     with pytest.raises(ValueError, match='same number of images and tokens'):
         build(teacher=teacher)
+
+
+@pytest.mark.parametrize('loss', ['loss_distance', 'loss_angle'])
+@pytest.mark.parametrize(('grid_size', 'count'), [(4, 1), ((4, 2), 2)])
+def test_superpixels_without_relations_are_refused_when_built(
+    loss: str, grid_size: Any, count: int
+) -> None:
+    distiller = distiller_config(losses=(loss,))
+    for side in ('student', 'teacher'):
+        chain = distiller['connectors'][f'{side}_superpixels']
+        chain[1]['grid_size'] = grid_size
+    name = distiller['distill_losses'][loss]['type']
+
+    with pytest.raises(
+        ValueError, match=f'{name} needs K >= 3.*K = {count} .*grid_size'
+    ):
+        build(distiller=distiller)
 
 
 def test_a_student_without_distillation_token_is_named_when_built() -> None:

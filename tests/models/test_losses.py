@@ -99,6 +99,29 @@ def test_relation_losses_pass_the_errors_of_their_function_on(
     assert 'grid_size' in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ('name', 'settings', 'needed'),
+    [
+        ('TokenDistanceLoss', dict(normalize='image'), 3),
+        ('TokenDistanceLoss', dict(normalize='batch'), 2),
+        ('TokenAngleLoss', dict(impl='reference'), 3),
+        ('TokenAngleLoss', dict(impl='chunked'), 3),
+    ],
+)
+def test_as_many_tokens_as_have_a_relation_are_needed(
+    name: str, settings: dict, needed: int
+) -> None:
+    loss = build(name, **settings)
+    student, teacher = torch.randn(2, needed, 4), torch.randn(2, needed, 5)
+    assert float(loss(student, teacher)) > 1e-4
+
+    fewer = needed - 1
+    with pytest.raises(
+        ValueError, match=f'{name} needs K >= {needed} .* got K = {fewer} '
+    ):
+        loss(student[:, :fewer], teacher[:, :fewer])
+
+
 def test_unknown_settings_are_refused_where_they_are_used() -> None:
     tokens = torch.randn(1, 3, 2)
     with pytest.raises(ValueError, match="got 'pair'"):

@@ -6,6 +6,10 @@ from torch import Tensor, nn
 
 from ...functional import angle_loss
 from ...ops import check_impl
+from .check_count import check_count
+
+# Of two tokens, both outer ones are the same and the cosine is 1.
+NEEDED = 3
 
 
 @MODELS.register_module()
@@ -28,6 +32,11 @@ class TokenAngleLoss(nn.Module):
         self.impl = impl
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
-        """Compare ``(B, K, Cs)`` student and ``(B, K, Ct)`` teacher tokens."""
+        """Compare ``(B, K, Cs)`` student and ``(B, K, Ct)`` teacher tokens.
+
+        Raises:
+            ValueError: If K < 3, where the loss is always 0.
+        """
         loss = angle_loss(preds_S, preds_T, impl=self.impl)
+        check_count(self, preds_S, NEEDED)
         return self.loss_weight * loss

@@ -6,6 +6,10 @@ from torch import Tensor, nn
 
 from ...functional import distance_loss
 from ...ops import check_distance_impl
+from .check_count import check_count
+
+# The one distance of two tokens is its own mean, that of an image at least.
+NEEDED = dict(image=3, batch=2)
 
 
 @MODELS.register_module()
@@ -37,6 +41,12 @@ class TokenDistanceLoss(nn.Module):
         self.impl = impl
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
-        """Compare ``(B, K, Cs)`` student and ``(B, K, Ct)`` teacher tokens."""
+        """Compare ``(B, K, Cs)`` student and ``(B, K, Ct)`` teacher tokens.
+
+        Raises:
+            ValueError: If K < 3, or < 2 with ``normalize='batch'``, where
+                the loss is always 0.
+        """
         loss = distance_loss(preds_S, preds_T, self.normalize, self.impl)
+        check_count(self, preds_S, NEEDED[self.normalize])
         return self.loss_weight * loss
