@@ -14,6 +14,7 @@ from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..models.heads.check_head import check_head
 from ..models.losses import InstanceAngleLoss, InstanceDistanceLoss
 
 # What MMEngine reads of a config beside the arguments of its runners.
@@ -200,3 +201,17 @@ def check_instance_losses(cfg: Config, model: nn.Module) -> None:
                 'and is always 0 below 3; set train_dataloader.batch_size to '
                 '3 or more'
             )
+
+
+def check_heads(model: nn.Module) -> None:
+    """Refuse networks whose head reads other tokens than there are.
+
+    Args:
+        model: Model of the runner, a classifier or a distillation of one.
+
+    Raises:
+        TypeError: If one is such, see :func:`check_head`.
+    """
+    model = getattr(model, 'module', model)  # of several processes
+    for name, module in model.named_modules():
+        check_head(f'model.{name}'.rstrip('.'), module)

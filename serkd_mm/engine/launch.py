@@ -21,6 +21,7 @@ from .. import compat
 from .cfg_options import CfgOptions
 from .config_checks import (
     check_batch_norm,
+    check_heads,
     check_instance_losses,
     check_keys,
     check_length,
@@ -165,6 +166,7 @@ def train(cfg: Config) -> nn.Module:
         check_data(cfg, ('train_dataloader', 'val_dataloader'))
         runner = build_runner(cfg)
         check_pretrained(runner.model)
+        check_heads(runner.model)
         check_batch_norm(cfg, runner.model)
         check_instance_losses(cfg, runner.model)
         runner.register_hook(BrokenImagesHook())

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ... import compat
 from ..heads import DeiTDistillHead
+from ..heads.check_head import check_head
 from .checks import (
     check_batch_augments,
     check_class_counts,
@@ -84,7 +85,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     Raises:
         FileNotFoundError: If ``teacher_ckpt`` names a file that is not there.
-        TypeError: If a setting or the weight of a loss has a wrong type.
+        TypeError: If a setting or the weight of a loss has a wrong type, or a
+            head reads other tokens than its backbone puts out.
         ValueError: If the teacher has no checkpoint, the checkpoint does not
             fit, teacher and student are one object or have other classes and
             their logits are compared, a loss has a negative weight, or the
@@ -159,6 +161,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.teacher.eval()
         self._find_renormalization()
         self._register_load_state_dict_pre_hook(_drop_teacher_keys)
+        check_head('model.architecture', self.student)
+        check_head('model.teacher', self.teacher)
         warn_of_idle_dist_head(self)
         check_class_counts(self)
         check_weights(self)
