@@ -20,6 +20,7 @@ from .builders import (
     cnn_config,
     distiller_config,
     losses_of,
+    raw_batch,
     recorder,
     student_config,
     vit_config,
@@ -312,3 +313,15 @@ def test_a_batch_augmentation_that_is_no_config_is_named(augment: Any) -> None:
             architecture=student_config(train_cfg=train_cfg),
             data_preprocessor=preprocessor,
         )
+
+
+@pytest.mark.parametrize('probs', [0.5, [0.5], [1.0]])
+def test_batch_augmentations_may_have_probabilities(probs: Any) -> None:
+    augments = [dict(type='Mixup', alpha=0.8)]
+    architecture = student_config(
+        train_cfg=dict(augments=augments, probs=probs)
+    )
+    preprocessor = dict(type='ClsDataPreprocessor', num_classes=CLASSES)
+    model = build(architecture=architecture, data_preprocessor=preprocessor)
+    data = model.data_preprocessor(raw_batch(), training=True)
+    assert data['data_samples'][0].gt_score.sum() == pytest.approx(1)

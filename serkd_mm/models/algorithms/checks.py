@@ -136,7 +136,8 @@ def check_batch_augments(algorithm: FrozenTeacherDistill) -> None:
     preprocessor = algorithm.student.data_preprocessor
     augments = getattr(preprocessor, 'batch_augments', None)
     for augment in getattr(augments, 'augments', ()):
-        if not callable(augment):
+        # None leaves the batch as it is; MMPretrain adds one to ``probs``.
+        if augment is not None and not callable(augment):
             raise TypeError(
                 'architecture.train_cfg.augments must hold configs of batch '
                 f'augmentations, got {augment!r}'
