@@ -325,3 +325,69 @@ def test_batch_augmentations_may_have_probabilities(probs: Any) -> None:
     model = build(architecture=architecture, data_preprocessor=preprocessor)
     data = model.data_preprocessor(raw_batch(), training=True)
     assert data['data_samples'][0].gt_score.sum() == pytest.approx(1)
+
+
+# -- losses of one class per image ------------------------------------------
+
+
+def hard_label_config(loss: str, train_cfg: Any, **preprocessor: Any) -> dict:
+    """DKD or WSLD on the labels that the student's own loss gets."""
+    sides = dict(DKDLoss=('preds_S', 'preds_T'), WSLD=('student', 'teacher'))
+    names = zip(sides[loss], (True, False))
+    settings = dict(num_classes=CLASSES) if loss == 'WSLD' else {}
+    distiller = distiller_config(losses=('loss_kd',))
+    distiller['student_recorders']['labels'] = dict(
+        type='ModuleInputs', source='head.loss_module'
+    )
+    distiller['distill_losses']['loss_kd'] = dict(type=loss, **settings)
+    distiller['loss_forward_mappings']['loss_kd'] = dict(
+        gt_labels=dict(recorder='labels', from_student=True, data_idx=1),
+        **{n: dict(recorder='logits', from_student=s) for n, s in names},
+    )
+    return dict(
+        distiller=distiller,
+        architecture=student_config(train_cfg=train_cfg),
+        data_preprocessor=dict(
+            type='ClsDataPreprocessor', num_classes=CLASSES, **preprocessor
+        ),
+    )
+
+
+MIXED = dict(
+    augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)],
+    probs=[0.3, 0.3],
+)
+
+
+@pytest.mark.parametrize('loss', ['DKDLoss', 'WSLD'])
+def test_a_loss_of_hard_labels_refuses_mixed_ones(loss: str) -> None:
+    said = rf'loss_kd \({loss}\) needs one class per image, but '
+    with pytest.raises(
+        ValueError, match=said + r'.*augments \(Mixup, CutMix\) .*=None'
+    ):
+        build(**hard_label_config(loss, MIXED))
+    with pytest.raises(ValueError, match=said + '.*to_onehot=True .*leave it'):
+        build(**hard_label_config(loss, None, to_onehot=True))
+
+    model = build(**hard_label_config(loss, None))
+    data = model.data_preprocessor(raw_batch(), training=True)
+    losses = losses_of(model, data['inputs'], data['data_samples'])
+    assert losses['distill.loss_kd'] > 0
+
+
+def test_hard_labels_of_another_place_are_left_alone() -> None:
+    cfg = hard_label_config('DKDLoss', MIXED)
+    architecture = MODELS.build(
+        dict(
+            cfg['architecture'],
+            data_preprocessor=cfg.pop('data_preprocessor'),
+            _scope_='mmpretrain',
+        )
+    )
+    architecture.head.answer = nn.Identity()
+    recorders = cfg['distiller']['student_recorders']
+    recorders['labels']['source'] = 'head.answer'
+
+    # Nothing runs it in this test, so the trial is left out.
+    cfg.update(architecture=architecture, input_size=0)
+    assert build(**cfg) is not None

@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmpretrain.models.classifiers import BaseClassifier
 from mmpretrain.structures import DataSample
 from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.models.losses import WSLD, DKDLoss
 from mmrazor.models.task_modules import ModuleOutputsRecorder
 from torch import nn
 
@@ -142,6 +143,38 @@ def check_batch_augments(algorithm: FrozenTeacherDistill) -> None:
                 'architecture.train_cfg.augments must hold configs of batch '
                 f'augmentations, got {augment!r}'
             )
+
+
+def check_hard_labels(algorithm: FrozenTeacherDistill) -> None:
+    """Refuse losses of one class per image where labels are mixed.
+
+    Raises:
+        ValueError: If such a loss gets the labels of the student's own loss
+            and these are soft.
+    """
+    preprocessor = algorithm.data_preprocessor
+    if not getattr(preprocessor, 'to_onehot', False):
+        return
+    mixed = getattr(preprocessor, 'batch_augments', None)
+    augments = [type(a).__name__ for a in getattr(mixed, 'augments', ()) if a]
+    distiller = algorithm.distiller
+    for name, mapping in distiller.loss_forward_mappings.items():
+        loss = distiller.distill_losses[name]
+        record = mapping.get('gt_labels')
+        if not isinstance(loss, (DKDLoss, WSLD)) or not record['from_student']:
+            continue
+        recorder = distiller.student_recorders.get_recorder(record['recorder'])
+        if not recorder.source.endswith('loss_module'):
+            continue  # of labels of its own
+        made, change = 'data_preprocessor.to_onehot=True', 'leave it out'
+        if augments:
+            made = f'architecture.train_cfg.augments ({", ".join(augments)})'
+            change = 'set architecture.train_cfg=None'
+        raise ValueError(
+            f'{name} ({type(loss).__name__}) needs one class per image, but '
+            f'{made} gives the student soft labels; {change}, or take a loss '
+            'without labels such as KLDivergence'
+        )
 
 
 @torch.no_grad()

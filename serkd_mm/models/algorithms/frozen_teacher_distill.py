@@ -20,6 +20,7 @@ from ..heads.check_head import check_head
 from .checks import (
     check_batch_augments,
     check_class_counts,
+    check_hard_labels,
     check_parts,
     check_weights,
     dry_run,
@@ -89,8 +90,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             head reads other tokens than its backbone puts out.
         ValueError: If the teacher has no checkpoint, the checkpoint does not
             fit, teacher and student are one object or have other classes and
-            their logits are compared, a loss has a negative weight, or the
-            teacher is asked to be trainable.
+            their logits are compared, a loss of hard labels gets soft ones,
+            a loss has a negative weight, or the teacher is asked to be
+            trainable.
     """
 
     teacher: BaseModel
@@ -167,6 +169,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         check_class_counts(self)
         check_weights(self)
         check_batch_augments(self)
+        check_hard_labels(self)
         dry_run(self, input_size)
         if not isinstance(teacher_compile, (bool, dict)):
             raise TypeError(
