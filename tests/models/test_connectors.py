@@ -202,6 +202,18 @@ def test_the_refinement_sees_the_neighbours_on_the_grid() -> None:
     assert grad[0, :, 1:].abs().sum() == 0
 
 
+@pytest.mark.parametrize('channels', [1, 7, 16])
+def test_a_refinement_of_another_width_says_what_to_set(
+    channels: int,
+) -> None:
+    with pytest.raises(
+        ValueError,
+        match=f'have 8 channels.*refine_channels={channels}; '
+        'set refine_channels=8',
+    ):
+        SuperpixelTokenizer(refine_channels=channels)(token_map())
+
+
 def test_tokens_without_grid_point_to_visual_tokens() -> None:
     with pytest.raises(TypeError, match='put VisualTokens before it') as error:
         SuperpixelTokenizer()(torch.randn(1, 4, 8))

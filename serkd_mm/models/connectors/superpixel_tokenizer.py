@@ -81,11 +81,19 @@ class SuperpixelTokenizer(BaseConnector):
 
         Raises:
             TypeError: If ``feature`` carries no grid.
+            ValueError: If tokens and refinement have other widths.
         """
         superpixels = self._cluster(feature, return_assignment=False)
         assert isinstance(superpixels, Tensor)
         if self.refine is None:
             return superpixels
+        channels = superpixels.shape[2]
+        if channels != self.refine.in_channels:
+            raise ValueError(
+                f'tokens have {channels} channels, but SuperpixelTokenizer '
+                f'was built with refine_channels={self.refine.in_channels}; '
+                f'set refine_channels={channels}, or None for no refinement'
+            )
         grid = superpixel_grid(feature.hw, self.grid_size)
         maps = superpixels.transpose(1, 2).unflatten(2, grid)
         wide = maps.to(self.refine.weight.dtype)
