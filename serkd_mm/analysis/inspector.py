@@ -14,6 +14,11 @@ from torch import Tensor, nn
 
 from .. import compat
 from ..functional import superpixel_grid
+from ..models.algorithms.class_checks import (
+    check_compared_classes,
+    check_hard_labels,
+    check_one_hot,
+)
 from ..models.algorithms.renormalize import Renormalize
 from ..models.connectors import SuperpixelTokenizer, TokenMap, VisualTokens
 from ..models.distillers.serkd_distiller import check_source
@@ -85,6 +90,7 @@ class PairInspector:
         student.train()
         teacher.eval()
         try:
+            check_one_hot(student.data_preprocessor, student)
             batch = student.data_preprocessor(data, training=True)
         except Exception as error:
             self.failed.update(SIDES)
@@ -133,6 +139,14 @@ class PairInspector:
     def _loss(self, name: str) -> Tensor | None:
         """A loss of the distiller, None where something does not fit."""
         mapping = self.distiller.loss_forward_mappings[name]
+        preprocessor = self.networks['student'].data_preprocessor
+        try:
+            check_compared_classes(name, self.distiller, **self.networks)
+            check_hard_labels(name, self.distiller, preprocessor)
+        except ValueError as error:
+            key = f'model.distiller.distill_losses.{name}'
+            self.report.problem(key, error)
+            return None
         arguments = {key: self._connect(r) for key, r in mapping.items()}
         if any(value is None for value in arguments.values()):
             return None

@@ -14,6 +14,7 @@ from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..models.algorithms.class_checks import check_one_hot
 from ..models.heads.check_head import check_head
 from ..models.losses import InstanceAngleLoss, InstanceDistanceLoss
 
@@ -204,14 +205,17 @@ def check_instance_losses(cfg: Config, model: nn.Module) -> None:
 
 
 def check_heads(model: nn.Module) -> None:
-    """Refuse networks whose head reads other tokens than there are.
+    """Refuse networks whose head is for other tokens or labels.
 
     Args:
         model: Model of the runner, a classifier or a distillation of one.
 
     Raises:
-        TypeError: If one is such, see :func:`check_head`.
+        TypeError: If one reads tokens that are not there, see
+            :func:`check_head`.
+        ValueError: If soft labels have other classes than a classifier.
     """
     model = getattr(model, 'module', model)  # of several processes
     for name, module in model.named_modules():
         check_head(f'model.{name}'.rstrip('.'), module)
+    check_one_hot(getattr(model, 'data_preprocessor', None), model)

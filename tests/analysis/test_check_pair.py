@@ -342,7 +342,50 @@ def test_other_classes_point_to_the_loss() -> None:
     report = check({head: 7, 'data_preprocessor.num_classes': 7})
 
     assert keys(report) == [f'{DISTILLER}.distill_losses.loss_kd']
-    assert 'preds_S (4, 7), preds_T (4, 10)' in report.problems[0].message
+    assert '7 classes and the teacher 10' in report.problems[0].message
+
+
+def test_classes_of_the_student_alone_are_named_as_in_training() -> None:
+    report = check({'model.architecture.head.num_classes': 7})
+
+    said = {problem.key: problem.message for problem in report.problems}
+    loss = f'{DISTILLER}.distill_losses.loss_kd'
+    assert said.keys() == {'data_preprocessor', loss}
+    assert 'num_classes=7' in said['data_preprocessor']
+    assert '7 classes and the teacher 10' in said[loss]
+
+
+LABELS = {
+    f'{DISTILLER}.student_recorders.labels': dict(
+        type='ModuleInputs', source='head.loss_module'
+    ),
+    f'{MAPPINGS}.loss_kd.gt_labels': dict(
+        recorder='labels', from_student=True, data_idx=1
+    ),
+    f'{DISTILLER}.distill_losses.loss_kd.type': 'DKDLoss',
+}
+
+
+def test_a_loss_of_hard_labels_says_what_training_says() -> None:
+    (mixed,) = check(LABELS).problems
+    assert 'augments (Mixup, CutMix)' in mixed.message
+
+    hard = {**LABELS, 'model.architecture.train_cfg': None}
+    assert check(hard).fits
+    classes = ('model.architecture.head', 'data_preprocessor')
+    others = {f'{key}.num_classes': 7 for key in classes}
+    (problem,) = check({**hard, **others}).problems
+    assert problem.key == mixed.key
+    assert '7 classes and the teacher 10' in problem.message
+
+
+def test_a_refinement_of_another_width_points_to_the_connector() -> None:
+    tokenizer = f'{DISTILLER}.connectors.student_superpixels.1'
+
+    (problem,) = check({f'{tokenizer}.refine_channels': 7}).problems
+
+    assert problem.key == f'{DISTILLER}.connectors.student_superpixels[1]'
+    assert 'set refine_channels=48' in problem.message
 
 
 def test_a_network_that_does_not_run_names_its_module() -> None:

@@ -110,6 +110,16 @@ def test_both_networks_of_a_distillation_are_looked_at(side: str) -> None:
     assert losses_of(build(distiller=distiller, **networks))
 
 
+def test_soft_labels_have_the_classes_of_a_plain_classifier() -> None:
+    preprocessor = dict(type='ClsDataPreprocessor', num_classes=7)
+    cfg = student_config(data_preprocessor=preprocessor)
+    check_heads(MODELS.build(cfg))
+
+    preprocessor['to_onehot'] = True
+    with pytest.raises(ValueError, match='num_classes is 7.*num_classes=5'):
+        check_heads(MODELS.build(cfg))
+
+
 def test_a_plain_student_is_refused_before_training(tmp_path: Path) -> None:
     cfg = read_config('serkd_mm::quickstart/student.py')
     cfg.work_dir = str(tmp_path)

@@ -164,6 +164,15 @@ def test_a_student_without_distillation_token_is_named_when_built() -> None:
         build(architecture=architecture)
 
 
+def test_a_refinement_of_another_width_is_named_when_built() -> None:
+    distiller = distiller_config(losses=('loss_distance',))
+    chain = distiller['connectors']['student_superpixels']
+    chain[1]['refine_channels'] = 7
+
+    with pytest.raises(ValueError, match='set refine_channels=16'):
+        build(distiller=distiller)
+
+
 def test_a_teacher_of_other_classes_is_named_when_built() -> None:
     teacher = vit_config()
     teacher['head']['num_classes'] = CLASSES + 3
@@ -373,6 +382,21 @@ def test_a_loss_of_hard_labels_refuses_mixed_ones(loss: str) -> None:
     data = model.data_preprocessor(raw_batch(), training=True)
     losses = losses_of(model, data['inputs'], data['data_samples'])
     assert losses['distill.loss_kd'] > 0
+
+
+@pytest.mark.parametrize('train_cfg', [MIXED, None])
+def test_soft_labels_have_the_classes_of_the_student(train_cfg: Any) -> None:
+    cfg = dict(architecture=student_config(train_cfg=train_cfg))
+    preprocessor = dict(type='ClsDataPreprocessor', num_classes=CLASSES + 2)
+    if train_cfg is None:
+        # Hard labels are numbers, whatever the preprocessor would make.
+        assert build(**cfg, data_preprocessor=preprocessor) is not None
+        return
+    with pytest.raises(
+        ValueError,
+        match=r'data_preprocessor\.num_classes is 7, .* num_classes=5',
+    ):
+        build(**cfg, data_preprocessor=preprocessor)
 
 
 def test_hard_labels_of_another_place_are_left_alone() -> None:

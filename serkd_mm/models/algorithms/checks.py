@@ -13,9 +13,6 @@ import torch
 from mmengine.logging import print_log
 from mmpretrain.models.classifiers import BaseClassifier
 from mmpretrain.structures import DataSample
-from mmrazor.models.distillers import ConfigurableDistiller
-from mmrazor.models.losses import WSLD, DKDLoss
-from mmrazor.models.task_modules import ModuleOutputsRecorder
 from torch import nn
 
 from ..heads import DeiTDistillHead
@@ -62,45 +59,6 @@ def warn_of_idle_dist_head(algorithm: FrozenTeacherDistill) -> None:
         )
 
 
-def check_class_counts(algorithm: FrozenTeacherDistill) -> None:
-    """Refuse to compare logits of other classes.
-
-    Raises:
-        ValueError: If student and teacher have other numbers of classes and
-            a loss reads the logits of both.
-    """
-    counts = [
-        getattr(getattr(network, 'head', None), 'num_classes', None)
-        for network in (algorithm.student, algorithm.teacher)
-    ]
-    if None in counts or counts[0] == counts[1]:
-        return
-    distiller = algorithm.distiller
-    for name, mapping in distiller.loss_forward_mappings.items():
-        sides = {
-            record['from_student']
-            for record in mapping.values()
-            if is_logits(distiller, record)
-        }
-        if len(sides) == 2:
-            raise ValueError(
-                f'{name} compares logits, but the student has '
-                f'{counts[0]} classes and the teacher {counts[1]}; take '
-                "a teacher of the student's classes, or leave "
-                f'{name} out'
-            )
-
-
-def is_logits(distiller: ConfigurableDistiller, record: dict) -> bool:
-    """Whether a mapped argument is what a head puts out."""
-    side = 'student' if record['from_student'] else 'teacher'
-    manager = getattr(distiller, f'{side}_recorders')
-    recorder = manager.get_recorder(record['recorder'])
-    # The recorder of inputs, embeddings here, derives from this one.
-    outputs = type(recorder) is ModuleOutputsRecorder
-    return outputs and recorder.source.startswith('head')
-
-
 def check_weights(algorithm: FrozenTeacherDistill) -> None:
     """Refuse losses that would be maximised, or weighted by no number.
 
@@ -143,38 +101,6 @@ def check_batch_augments(algorithm: FrozenTeacherDistill) -> None:
                 'architecture.train_cfg.augments must hold configs of batch '
                 f'augmentations, got {augment!r}'
             )
-
-
-def check_hard_labels(algorithm: FrozenTeacherDistill) -> None:
-    """Refuse losses of one class per image where labels are mixed.
-
-    Raises:
-        ValueError: If such a loss gets the labels of the student's own loss
-            and these are soft.
-    """
-    preprocessor = algorithm.data_preprocessor
-    if not getattr(preprocessor, 'to_onehot', False):
-        return
-    mixed = getattr(preprocessor, 'batch_augments', None)
-    augments = [type(a).__name__ for a in getattr(mixed, 'augments', ()) if a]
-    distiller = algorithm.distiller
-    for name, mapping in distiller.loss_forward_mappings.items():
-        loss = distiller.distill_losses[name]
-        record = mapping.get('gt_labels')
-        if not isinstance(loss, (DKDLoss, WSLD)) or not record['from_student']:
-            continue
-        recorder = distiller.student_recorders.get_recorder(record['recorder'])
-        if not recorder.source.endswith('loss_module'):
-            continue  # of labels of its own
-        made, change = 'data_preprocessor.to_onehot=True', 'leave it out'
-        if augments:
-            made = f'architecture.train_cfg.augments ({", ".join(augments)})'
-            change = 'set architecture.train_cfg=None'
-        raise ValueError(
-            f'{name} ({type(loss).__name__}) needs one class per image, but '
-            f'{made} gives the student soft labels; {change}, or take a loss '
-            'without labels such as KLDivergence'
-        )
 
 
 @torch.no_grad()

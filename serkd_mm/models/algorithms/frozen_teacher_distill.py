@@ -19,14 +19,12 @@ from ..heads import DeiTDistillHead
 from ..heads.check_head import check_head
 from .checks import (
     check_batch_augments,
-    check_class_counts,
-    check_hard_labels,
     check_parts,
     check_weights,
     dry_run,
-    is_logits,
     warn_of_idle_dist_head,
 )
+from .class_checks import check_classes, is_logits
 from .renormalize import Renormalize, describe_normalization
 from .shard import shard_teacher
 from .teacher import (
@@ -166,10 +164,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         check_head('model.architecture', self.student)
         check_head('model.teacher', self.teacher)
         warn_of_idle_dist_head(self)
-        check_class_counts(self)
         check_weights(self)
         check_batch_augments(self)
-        check_hard_labels(self)
+        check_classes(self)
         dry_run(self, input_size)
         if not isinstance(teacher_compile, (bool, dict)):
             raise TypeError(

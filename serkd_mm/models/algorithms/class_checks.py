@@ -1,0 +1,133 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Numbers of classes and kinds of labels that do not fit together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.models.losses import WSLD, DKDLoss
+from mmrazor.models.task_modules import ModuleOutputsRecorder
+from torch import nn
+
+if TYPE_CHECKING:
+    from .frozen_teacher_distill import FrozenTeacherDistill
+
+
+def check_classes(algorithm: FrozenTeacherDistill) -> None:
+    """Refuse classes and labels that do not fit together.
+
+    Raises:
+        ValueError: If a loss compares logits of other classes, or needs hard
+            labels and gets soft ones, or soft labels have other classes than
+            the student.
+    """
+    student, distiller = algorithm.student, algorithm.distiller
+    for name in distiller.loss_forward_mappings:
+        check_compared_classes(name, distiller, student, algorithm.teacher)
+        check_hard_labels(name, distiller, algorithm.data_preprocessor)
+    check_one_hot(algorithm.data_preprocessor, student)
+
+
+def check_compared_classes(
+    name: str,
+    distiller: ConfigurableDistiller,
+    student: nn.Module,
+    teacher: nn.Module,
+) -> None:
+    """Refuse one loss that compares logits of other classes.
+
+    Args:
+        name: Name of the loss in the distiller.
+        distiller: The distiller.
+        student: The student.
+        teacher: The teacher.
+
+    Raises:
+        ValueError: If it does.
+    """
+    counts = [_class_count(network) for network in (student, teacher)]
+    if None in counts or counts[0] == counts[1]:
+        return
+    sides = {
+        record['from_student']
+        for record in distiller.loss_forward_mappings[name].values()
+        if is_logits(distiller, record)
+    }
+    if len(sides) == 2:
+        raise ValueError(
+            f'{name} compares logits, but the student has {counts[0]} '
+            f'classes and the teacher {counts[1]}; take a teacher of the '
+            f"student's classes, or leave {name} out"
+        )
+
+
+def _class_count(network: nn.Module) -> int | None:
+    return getattr(getattr(network, 'head', None), 'num_classes', None)
+
+
+def is_logits(distiller: ConfigurableDistiller, record: dict) -> bool:
+    """Whether a mapped argument is what a head puts out."""
+    side = 'student' if record['from_student'] else 'teacher'
+    recorders = getattr(distiller, f'{side}_recorders').recorders
+    recorder = recorders.get(record['recorder'])
+    # The recorder of inputs, embeddings here, derives from this one.
+    outputs = type(recorder) is ModuleOutputsRecorder
+    return outputs and recorder.source.startswith('head')
+
+
+def check_one_hot(preprocessor: Any, student: nn.Module) -> None:
+    """Refuse soft labels of other classes than the student's.
+
+    Args:
+        preprocessor: Preprocessor of the student's batch.
+        student: A classifier; other networks are left alone.
+
+    Raises:
+        ValueError: If labels become scores of another number of classes.
+    """
+    wanted = _class_count(student)
+    made = getattr(preprocessor, 'num_classes', None)
+    one_hot = getattr(preprocessor, 'to_onehot', False)
+    if one_hot and None not in (wanted, made) and made != wanted:
+        raise ValueError(
+            f'data_preprocessor.num_classes is {made}, but the head of the '
+            f'student has num_classes={wanted}; batch augmentations and '
+            "to_onehot need both to be the data's"
+        )
+
+
+def check_hard_labels(
+    name: str, distiller: ConfigurableDistiller, preprocessor: Any
+) -> None:
+    """Refuse a loss of one class per image where labels are mixed.
+
+    Args:
+        name: Name of the loss in the distiller.
+        distiller: The distiller.
+        preprocessor: Preprocessor of the student's batch.
+
+    Raises:
+        ValueError: If such a loss gets the labels of the student's own loss
+            and these are soft.
+    """
+    loss = distiller.distill_losses[name]
+    record = distiller.loss_forward_mappings[name].get('gt_labels')
+    soft = getattr(preprocessor, 'to_onehot', False)
+    if not (soft and isinstance(loss, (DKDLoss, WSLD)) and record):
+        return
+    recorders = distiller.student_recorders.recorders
+    source = getattr(recorders.get(record['recorder']), 'source', '')
+    if not (record['from_student'] and source.endswith('loss_module')):
+        return  # labels of another place
+    mixed = getattr(preprocessor, 'batch_augments', None)
+    augments = [type(a).__name__ for a in getattr(mixed, 'augments', ()) if a]
+    made, change = 'data_preprocessor.to_onehot=True', 'leave it out'
+    if augments:
+        made = f'architecture.train_cfg.augments ({", ".join(augments)})'
+        change = 'set architecture.train_cfg=None'
+    raise ValueError(
+        f'{name} ({type(loss).__name__}) needs one class per image, but '
+        f'{made} gives the student soft labels; {change}, or take a loss '
+        'without labels such as KLDivergence'
+    )
