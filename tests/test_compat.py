@@ -57,7 +57,9 @@ def python(*lines: str) -> subprocess.CompletedProcess:
 
 
 KNOWN_WARNINGS = {
-    'MultiScaleDeformableAttention': ('import mmcv.cnn.bricks.transformer',),
+    'Fail to import ``MultiScaleDeformableAttention``': (
+        'import mmcv.cnn.bricks.transformer',
+    ),
     'pkg_resources is deprecated': (
         'from mmengine import hub',
         'for _ in range(2):',
