@@ -5,14 +5,21 @@ import contextlib
 from collections.abc import Iterator
 from pickle import UnpicklingError
 
+# Files that are missing or something else, and values that cannot be meant.
+MISTAKES = (FileNotFoundError, ValueError, UnpicklingError)
+
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(
+    kinds: tuple[type[Exception], ...] = MISTAKES,
+) -> Iterator[None]:
     """End a tool with one line for what its user can put right.
 
-    Files that are missing or something else, and values that cannot be meant.
+    Args:
+        kinds: Errors that are such mistakes. Around code of others, which
+            raises the usual ones for its own faults too, fewer.
     """
     try:
         yield
-    except (FileNotFoundError, ValueError, UnpicklingError) as error:
+    except kinds as error:
         raise SystemExit(f'error: {error}') from None

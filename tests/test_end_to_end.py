@@ -210,7 +210,7 @@ MISTAKES = {
     'no teacher': (
         'quickstart/serkd.py',
         ('model.teacher_ckpt=absent/teacher.pth',),
-        'FileNotFoundError',
+        'error',
         ("'absent/teacher.pth'", 'set model.teacher_ckpt'),
     ),
     'teacher left out': (
@@ -292,3 +292,42 @@ def test_a_mistake_ends_in_one_line_that_says_what_to_change(
     assert last.startswith(f'{error}: ')
     for part in parts:
         assert part in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('tool_name', 'config', 'arguments', 'said'),
+    [
+        ('test.py', 'teacher', ['a.pth'], "checkpoint 'a.pth' is not a file"),
+        ('test.py', 'teacher', ['{other}'], 'does not belong to the config'),
+        # Where MMPretrain asserts that position embeddings fit.
+        ('test.py', 'student', ['{other}'], 'does not belong to the config'),
+        ('train.py', 'student', ['--resume', 'a.pth'], "--resume 'a.pth' is"),
+        (
+            'train.py',
+            'student',
+            ['--cfg-options', 'load_from=.'],
+            "load_from '.' is a folder",
+        ),
+    ],
+)
+def test_a_wrong_checkpoint_ends_without_traceback(
+    tool_name: str,
+    config: str,
+    arguments: list[str],
+    said: str,
+    other_teacher: Path,
+    tmp_path: Path,
+) -> None:
+    done = tool(
+        tool_name,
+        QUICKSTART / f'{config}.py',
+        *(argument.format(other=other_teacher) for argument in arguments),
+        cwd=tmp_path,
+    )
+
+    assert done.returncode != 0
+    last = done.stderr.rstrip().splitlines()[-1]
+    assert last.startswith('error: ')
+    assert said in last
+    assert 'Traceback' not in done.stderr

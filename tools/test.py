@@ -24,6 +24,7 @@ from serkd_mm.engine.launch import (
     rename_dump,
     workers_end,
 )
+from serkd_mm.engine.start_checks import CHECKPOINT_ERRORS, check_start
 from serkd_mm.engine.whole_checkpoint import require_whole_checkpoint
 from serkd_mm.one_line_errors import one_line_errors
 
@@ -64,7 +65,7 @@ def evaluate(cfg: Config, args: argparse.Namespace) -> None:
     with config_errors(cfg):
         check_data(cfg, ('test_dataloader',))
         runner = build_runner(cfg)
-        require_whole_checkpoint(runner)
+        require_whole_checkpoint(runner, args.config)
         if args.out and args.out_item == 'pred':
             runner.test_evaluator.metrics.append(DumpResults(args.out))
         with workers_end(runner):
@@ -77,13 +78,14 @@ def main() -> None:
     args = parse_args()
     with one_line_errors():
         cfg = load_config(args)
-    # A resumed run has left another in its config.
-    cfg.load_from, cfg.resume = args.checkpoint, False
+        # A resumed run has left another in its config.
+        cfg.load_from, cfg.resume = args.checkpoint, False
+        leave_teacher_out(cfg)
+        check_start(cfg, 'checkpoint')
     rename_dump(cfg, 'test_')
     if args.amp:
         cfg.test_cfg.fp16 = True
-    leave_teacher_out(cfg)
-    with clean_exit():
+    with one_line_errors(CHECKPOINT_ERRORS), clean_exit():
         evaluate(cfg, args)
 
 

@@ -15,6 +15,7 @@ from serkd_mm.engine.launch import (
     resume_after_restart,
     train,
 )
+from serkd_mm.engine.start_checks import CHECKPOINT_ERRORS, check_start
 from serkd_mm.one_line_errors import one_line_errors
 
 
@@ -79,9 +80,11 @@ def main() -> None:
     args = parse_args()
     with one_line_errors():
         cfg = load_config(args)
-    merge_training_options(cfg, args)
-    resume_after_restart(cfg)
-    with clean_exit():
+        merge_training_options(cfg, args)
+        resume_after_restart(cfg)
+        named = args.resume not in (None, 'auto')
+        check_start(cfg, '--resume' if named else 'load_from')
+    with one_line_errors(CHECKPOINT_ERRORS), clean_exit():
         train(cfg)
 
 

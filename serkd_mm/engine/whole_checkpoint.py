@@ -8,7 +8,13 @@ from mmengine.runner import Runner
 from .runner_parts import unwrapped_model
 
 
-def require_whole_checkpoint(runner: Runner) -> None:
+class OtherModelError(ValueError):
+    """A checkpoint that is of another model than the config's."""
+
+
+def require_whole_checkpoint(
+    runner: Runner, config: str | None = None
+) -> None:
     """Refuse a checkpoint that is of another model than the runner's.
 
     MMEngine prints which weights it did not find and goes on with those that
@@ -17,8 +23,9 @@ def require_whole_checkpoint(runner: Runner) -> None:
     the weights of one.
 
     Args:
-        runner: Its ``load_checkpoint`` raises ValueError, in one line, from
-            now on if keys or shapes differ.
+        runner: Its ``load_checkpoint`` raises OtherModelError, in one line,
+            from now on if keys or shapes differ.
+        config: What the message calls the config, None for its file.
     """
     load = runner.load_checkpoint
     model = unwrapped_model(runner)
@@ -28,13 +35,19 @@ def require_whole_checkpoint(runner: Runner) -> None:
     def load_whole(filename: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return load(filename, *args, **{**kwargs, 'strict': True})
-        except RuntimeError as error:
-            if not str(error).startswith('The model and loaded state dict'):
-                raise
-            config = getattr(runner.cfg, 'filename', None)
-            raise ValueError(
+        except (RuntimeError, AssertionError) as error:
+            why = str(error).strip()
+            if isinstance(error, RuntimeError):
+                if not why.startswith('The model and loaded state dict'):
+                    raise
+                why = first_differences(error)
+            # Position embeddings of another network are asserted to fit.
+            name = config or getattr(runner.cfg, 'filename', None)
+            raise OtherModelError(
                 f'checkpoint {filename} does not belong to the config'
-                f'{f" {config}" if config else ""}: {first_differences(error)}'
+                f'{f" {name}" if name else ""}: '
+                f'{" ".join(why.split()).rstrip(".")}; use the config that it '
+                'was trained with'
             ) from None
 
     runner.load_checkpoint = load_whole

@@ -1,0 +1,51 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Checkpoint files that a run reads, looked for before it is built."""
+
+from __future__ import annotations
+
+import os.path as osp
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..models.algorithms.teacher import check_teacher_source
+from .safe_load import UnsafeCheckpointError
+from .whole_checkpoint import OtherModelError
+
+# What reading a checkpoint that is there may end in, each of them one line.
+CHECKPOINT_ERRORS = (OtherModelError, UnsafeCheckpointError)
+
+
+def check_start(cfg: Config, option: str = 'load_from') -> None:
+    """Refuse checkpoints that are not there, of the teacher or to start from.
+
+    URLs are left to what downloads them.
+
+    Args:
+        cfg: Config of the runner.
+        option: What the user knows ``load_from`` as.
+
+    Raises:
+        FileNotFoundError: If ``model.teacher_ckpt`` or ``load_from`` is the
+            path of no file.
+    """
+    model = cfg.get('model')
+    teacher = model.get('teacher_ckpt') if isinstance(model, dict) else None
+    if isinstance(teacher, str):
+        check_teacher_source(teacher, allow_random_teacher=False)
+    path = cfg.get('load_from')
+    if not isinstance(path, str) or '://' in path:
+        return
+    local = Path(osp.expanduser(path))
+    # Sharded checkpoints, which other runners read, are folders.
+    if local.is_file() or (local.is_dir() and 'runner_type' in cfg):
+        return
+    newest = max(local.glob('*.pth'), key=osp.getmtime, default=None)
+    if newest is not None:
+        hint = f'name one checkpoint of it, such as {str(newest)!r}'
+    else:
+        hint = 'name the path or URL of a checkpoint'
+    if option == '--resume':
+        hint += ', or none for the latest one of the work dir'
+    kind = 'a folder' if local.is_dir() else 'not a file'
+    raise FileNotFoundError(f'{option} {path!r} is {kind}; {hint}')
