@@ -70,3 +70,15 @@ def validation_is_due(runner: Runner) -> bool:
     loop._decide_current_val_interval()
     at_interval = done % loop.val_interval == 0 or done == last
     return done >= max(loop.val_begin, 1) and at_interval
+
+
+def length_reached(runner: Runner) -> str:
+    """The setting by which the loop will not train, '' if it will."""
+    loop = runner.train_loop
+    if isinstance(loop, EpochBasedTrainLoop):
+        key, done, last = 'max_epochs', loop.epoch, loop.max_epochs
+    elif isinstance(loop, IterBasedTrainLoop):
+        key, done, last = 'max_iters', loop.iter, loop.max_iters
+    else:
+        return ''
+    return f'train_cfg.{key}={last}' if done >= last else ''

@@ -18,7 +18,7 @@ from ..agreement import main_process_writes
 from ..atomic_backend import remove_partial_files
 from ..checkpoints import choose_checkpoint
 from ..late_removals import LateRemovals
-from ..runner_parts import validation_is_due
+from ..runner_parts import length_reached, validation_is_due
 
 UNWRITABLE = ('stop', 'continue')
 
@@ -42,7 +42,8 @@ class AtomicCheckpointHook(CheckpointHook):
       as of a full disk, is logged and training goes on.
     - Resuming without a named checkpoint takes the one of
       ``last_checkpoint``, or, where that cannot be read, the newest of this
-      run that can, and says which ones were refused and why.
+      run that can, and says which ones were refused and why. That there is
+      none, or that a resumed run has finished already, is said too.
     - A validation that was due when the checkpoint was written, and may not
       have ended, is made up for on resume: no best checkpoint is lost.
     - What killed writers left is removed when training starts.
@@ -115,6 +116,11 @@ class AtomicCheckpointHook(CheckpointHook):
             self._folder(runner),
             self.filename_tmpl,
         )
+        if path is None:
+            runner.logger.info(
+                'There is no checkpoint to resume from in '
+                f'{runner.work_dir}: training starts from the beginning'
+            )
         for other, reason in refused.items():
             runner.logger.warning(f'Not resuming from {other}: {reason}')
         if refused:
@@ -153,6 +159,12 @@ class AtomicCheckpointHook(CheckpointHook):
             )
             runner.val_loop.run()
         self._validate_first = False
+        length = length_reached(runner)
+        if runner._resume and length:
+            runner.logger.warning(
+                f'Nothing is left to train: the run has come to {length}. To '
+                f'train longer, raise {length.partition("=")[0]}'
+            )
 
     def after_train(self, runner: Runner) -> None:
         """Publish; a last checkpoint that is missing is an error."""

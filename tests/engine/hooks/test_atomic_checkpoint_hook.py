@@ -340,6 +340,33 @@ def test_resuming_where_nothing_was_written_starts(tmp_path: Path) -> None:
     runner = train(tmp_path, resume=True)
 
     assert runner.iter == EPOCHS * STEPS
+    said = f'no checkpoint to resume from in {tmp_path}: training starts from'
+    assert said in log_of(tmp_path)
+    assert 'Nothing is left to train' not in log_of(tmp_path)
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_resuming_a_finished_run_says_how_to_train_longer(
+    by_epoch: bool, tmp_path: Path
+) -> None:
+    key, length = ('max_epochs', 1) if by_epoch else ('max_iters', 2)
+    short = dict(
+        train_cfg=dict(by_epoch=by_epoch, **{key: length}),
+        hooks=dict(checkpoint=dict(by_epoch=by_epoch)),
+    )
+    train(tmp_path, **short)
+    said = (
+        'Nothing is left to train: the run has come to '
+        f'train_cfg.{key}={length}. To train longer, raise train_cfg.{key}\n'
+    )
+    assert said not in log_of(tmp_path)
+
+    train(tmp_path, resume=True, **short)
+
+    assert said in log_of(tmp_path)
+    longer = {**short, 'train_cfg': {**short['train_cfg'], key: length + 1}}
+    train(tmp_path, resume=True, **longer)
+    assert log_of(tmp_path).count('Nothing is left to train') == 1
 
 
 def test_nothing_readable_is_an_error_and_no_fresh_start(
