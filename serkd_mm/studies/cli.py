@@ -19,6 +19,7 @@ from .process import Launcher
 from .report import write_report
 from .runs import FINISHED, Run, runs_of
 from .study import Study, find_studies, load_study
+from .summary import commands_of
 from .sweep import Sweep
 
 
@@ -45,7 +46,7 @@ def main(root: Path, arguments: Sequence[str] | None = None) -> None:
         elif args.command == 'run':
             _run(parser, args, study, out, runs, root)
         else:
-            print(_table(args, study, out, runs))
+            print(_table(args, study, out, runs, commands_of(study, runs)))
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f'error: {error}\n')
 
@@ -133,7 +134,8 @@ def _run(
             print(f'{run.title} ({run.status}): {shlex.join(command)}')
         return
     teacher = args.teacher and str(args.teacher.resolve())
-    sweep = Sweep(study, out, launcher, jobs, teacher)
+    given = _given(args)
+    sweep = Sweep(study, out, launcher, jobs, teacher, given)
     # Ending the sweep ends its trainings.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -145,13 +147,16 @@ def _run(
     # What others have trained before stays in the table.
     seeds = sorted({*study.seeds, *(args.seeds or ())})
     others = [r for r in runs_of(study, out, seeds=seeds) if r.record()]
-    runs += [run for run in others if run not in runs]
-    if any(run.status == FINISHED for run in runs):
-        print(_table(args, study, out, runs))
+    shown = runs + [run for run in others if run not in runs]
+    if any(run.status == FINISHED for run in shown):
+        # By their fingerprints, these had the options that are given now.
+        known = {run.folder: given for run in runs}
+        commands = commands_of(study, shown, known)
+        print(_table(args, study, out, shown, commands))
     for title, message in failures.items():
         print(f'FAILED: {title}: {message}', file=sys.stderr)
     if failures:
-        parser.exit(1, f'{len(failures)} runs failed\n')
+        parser.exit(1, f'{_count(len(failures), "run")} failed\n')
 
 
 def _jobs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
@@ -174,34 +179,35 @@ def _jobs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
 
 
 def _table(
-    args: argparse.Namespace, study: Study, out: Path, runs: list[Run]
+    args: argparse.Namespace,
+    study: Study,
+    out: Path,
+    runs: list[Run],
+    commands: Sequence[str],
 ) -> str:
     folder = args.save or out
-    command = _command(args, study)
-    text = write_report(study, runs, out, folder, command)
+    text = write_report(study, runs, out, folder, commands)
     files = f'{study.name}.md, .csv, .png and {study.name}_runs.csv'
     return f'\n{text}\nWritten to {folder}: {files}'
 
 
 def _flags(args: argparse.Namespace) -> list[str]:
-    """Switches that go on to train.py; a table has none."""
+    """Switches that go on to train.py."""
     names = ('amp', 'auto_scale_lr')
-    given = [name for name in names if getattr(args, name, False)]
+    given = [name for name in names if getattr(args, name)]
     return [f'--{name.replace("_", "-")}' for name in given]
 
 
-def _command(args: argparse.Namespace, study: Study) -> str:
-    """The command that trains the study with the options that decide."""
-    parts = ['python', 'tools/ablate.py', 'run', study.name]
-    teacher, gpus = getattr(args, 'teacher', None), getattr(args, 'gpus', None)
-    if teacher is not None:
-        parts += ['--teacher', teacher.name]
-    if gpus is not None:
-        parts += ['--gpus', str(gpus)]
+def _given(args: argparse.Namespace) -> str:
+    """The options of ``run`` that decide what is trained."""
+    parts = []
+    if args.teacher is not None:
+        parts += ['--teacher', args.teacher.name]
+    if args.gpus is not None:
+        parts += ['--gpus', str(args.gpus)]
     parts += _flags(args)
-    options = getattr(args, 'cfg_options', None)
-    if options:
-        parts += ['--cfg-options', *_options(options)]
+    if args.cfg_options:
+        parts += ['--cfg-options', *_options(args.cfg_options)]
     return shlex.join(parts)
 
 
@@ -224,8 +230,8 @@ def _find(root: Path, name: str) -> Path:
 
 def _summary(study: Study) -> str:
     return (
-        f'{study.name:<13} {len(study.experiments):>2} experiments x '
-        f'{len(study.seeds)} seeds: {study.title}'
+        f'{study.name:<13} {_count(len(study.experiments), "experiment"):>14} '
+        f'x {_count(len(study.seeds), "seed")}: {study.title}'
     )
 
 
@@ -263,3 +269,7 @@ def _listing(study: Study, runs: Sequence[Run], root: Path) -> str:
 
 def _options(options: dict[str, Any]) -> list[str]:
     return [f'{key}={value}' for key, value in options.items()]
+
+
+def _count(number: int, noun: str) -> str:
+    return f'{number} {noun}{"" if number == 1 else "s"}'

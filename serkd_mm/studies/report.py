@@ -16,7 +16,11 @@ from .summary import Row, Statistic, summarise
 
 
 def write_report(
-    study: Study, runs: Sequence[Run], out: Path, folder: Path, command: str
+    study: Study,
+    runs: Sequence[Run],
+    out: Path,
+    folder: Path,
+    commands: Sequence[str],
 ) -> str:
     """Write a study's results.
 
@@ -28,7 +32,7 @@ def write_report(
         runs: Its runs, finished or not.
         out: Folder of the runs.
         folder: Where to write, made if missing.
-        command: The command that trains the study, named in the table.
+        commands: What trains the runs, named under the table.
 
     Returns:
         The Markdown text.
@@ -42,7 +46,7 @@ def write_report(
             f'no run of study {study.name!r} in {out} is finished'
         )
     name, teacher = _teacher(study, runs, out)
-    text = markdown(study, rows, name, command)
+    text = markdown(study, rows, name, commands)
     text += '\n' + environment_table(_environment(runs))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f'{study.name}.md').write_text(text)
@@ -53,7 +57,7 @@ def write_report(
 
 
 def markdown(
-    study: Study, rows: Sequence[Row], teacher: str, command: str
+    study: Study, rows: Sequence[Row], teacher: str, commands: Sequence[str]
 ) -> str:
     """The table and what its columns are."""
     table = Table(study.title, [_cells(study, row) for row in rows])
@@ -75,7 +79,7 @@ def markdown(
             text.append(
                 f'Missing: {row.experiment.name}, {"; ".join(states)}.'
             )
-    text.append(f'Command: `{command}`')
+    text += [f'Command: `{command}`' for command in commands]
     lines = '\n'.join(f'- {line}' for line in text)
     return f'{table.markdown()}\n{lines}\n'
 

@@ -164,10 +164,15 @@ def fingerprint(
     if teacher is not None and has_teacher(cfg):
         cfg.model.teacher_ckpt = None
         digest.update(Path(teacher).read_bytes())
-    text = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
-    digest.update(text.replace(_ROOT, '').encode())
+    digest.update(config_text(cfg).encode())
     digest.update('\0'.join(arguments).encode())
     return digest.hexdigest()[:16]
+
+
+def config_text(cfg: Config) -> str:
+    """A config as JSON, wherever this package lies."""
+    text = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
+    return text.replace(_ROOT, '')
 
 
 def read_curve(folder: Path) -> list[tuple[int, float]]:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .runs import FINISHED, Run
@@ -107,6 +109,42 @@ def summarise(study: Study, runs: Sequence[Run]) -> list[Row]:
         for experiment in study.experiments
         if records[experiment.name]
     ]
+
+
+def commands_of(
+    study: Study, runs: Sequence[Run], given: Mapping[Path, str] | None = None
+) -> list[str]:
+    """The commands that train the finished runs again.
+
+    Args:
+        study: The study.
+        runs: Its runs.
+        given: Options that decided, by folder, for records without them.
+
+    Returns:
+        One for all runs of the same options. None at all if the options of a
+        run are not known, as early records do not have them.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        record = run.record() or {}
+        if record.get('status') != FINISHED:
+            continue
+        options = record.get('given', (given or {}).get(run.folder))
+        if options is None:
+            return []
+        groups.setdefault(options, []).append(run)
+    commands = []
+    for options, group in groups.items():
+        parts = ['python', 'tools/ablate.py', 'run', study.name]
+        if len(groups) > 1:
+            names = dict.fromkeys(run.experiment.name for run in group)
+            parts += ['--only', *names]
+        seeds = {run.seed for run in group}
+        if not seeds <= set(study.seeds):
+            parts += ['--seeds', *map(str, sorted(seeds, key=str))]
+        commands.append(f'{shlex.join(parts)} {options}'.rstrip())
+    return commands
 
 
 def paired(

@@ -16,6 +16,7 @@ import torch
 
 from ..benchmarks.measure import Options
 from ..benchmarks.report import environment
+from .difference import why_other
 from .process import Launcher, RunError, lock
 from .runs import (
     FAILED,
@@ -41,6 +42,7 @@ class Sweep:
         launcher: Starts the trainings.
         jobs: Trainings at a time.
         teacher: Checkpoint in the place of the study's own teacher.
+        given: Options of the command line that decide, for the records.
     """
 
     study: Study
@@ -48,6 +50,7 @@ class Sweep:
     launcher: Launcher
     jobs: int = 1
     teacher: str | None = None
+    given: str | None = None
     _stopped: threading.Event = field(default_factory=threading.Event)
     # Reading and formatting configs is not made for threads.
     _config_lock: threading.Lock = field(default_factory=threading.Lock)
@@ -126,15 +129,24 @@ class Sweep:
                     run.experiment, self.teacher, arguments
                 )
         others = [
-            str(run.folder)
+            run
             for run in runs
             if run.holds_other_work(found[run.experiment.name])
         ]
         if others:
+            first = why_other(
+                others[0],
+                self.teacher,
+                self.launcher.arguments,
+                self.launcher.gpus or 1,
+            )
+            folders = ', '.join(str(run.folder) for run in others)
+            count = len(others)
             raise ValueError(
-                f'{len(others)} runs were trained with another config, '
-                f'teacher or arguments: {", ".join(others)}; move them away, '
-                'or choose another folder with --out'
+                f'{count} {"runs were" if count > 1 else "run was"} trained '
+                f'with another config, teacher or arguments ({first}): '
+                f'{folders}; move them away, or choose another folder with '
+                '--out'
             )
         return found
 
@@ -193,6 +205,7 @@ class Sweep:
             experiment=run.experiment.name,
             config=run.experiment.config.name,
             options=run.experiment.options,
+            given=self.given,
             seed=run.seed,
             teacher=teacher and Path(teacher).name,
             fingerprint=digest,

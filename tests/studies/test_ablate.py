@@ -124,8 +124,13 @@ def test_a_tiny_study_from_teacher_to_table(
     assert again == record
     with pytest.raises(SystemExit):
         main(ROOT, ['run', 'tiny.yml', '--only', 'kd'])
-    refused = 'error: 1 runs were trained with another config'
-    assert refused in capsys.readouterr().err
+    refused = 'error: 1 run was trained with another config, teacher or ar'
+    said = capsys.readouterr().err
+    assert refused in said
+    assert '(param_scheduler' in said or '(train_' in said
+    main(ROOT, ['table', 'tiny.yml', '--save', 'saved'])
+    (again,) = re.findall('Command: `(.*)`', Path('saved/tiny.md').read_text())
+    assert again == line
 
 
 @pytest.mark.slow
@@ -164,6 +169,7 @@ def test_a_row_of_the_paper_is_listed_with_its_command(
     main(ROOT, ['list', 'table7', '--only', 'kd-2_deit-s'])
 
     lines = capsys.readouterr().out.splitlines()
+    assert ' 24 experiments x 1 seed: Table VII' in lines[0]
     assert lines[1].split()[:4] == ['kd-2_deit-s', 'paper', '81.0', '0/1']
     assert 'configs/ablations/table7_kd-2_deit-ti.py' in lines[1]
     assert 'model.architecture.backbone.arch=deit-small' in lines[1]

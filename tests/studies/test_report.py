@@ -11,7 +11,7 @@ import pytest
 
 from serkd_mm.studies import Study, runs_of, write_report
 from serkd_mm.studies.runs import teacher_run
-from serkd_mm.studies.summary import Statistic, paired, summarise
+from serkd_mm.studies.summary import Statistic, commands_of, paired, summarise
 
 from .fakes import write_config, write_study
 
@@ -96,7 +96,7 @@ def test_the_table_names_what_it_shows(
     study: Study, out: Path, tmp_path: Path
 ) -> None:
     text = write_report(
-        study, runs_of(study, out), out, tmp_path / 'x' / 'y', 'make it'
+        study, runs_of(study, out), out, tmp_path / 'x' / 'y', ['make it']
     )
 
     rows = [line for line in text.splitlines() if line.startswith('|')][:5]
@@ -114,6 +114,36 @@ def test_the_table_names_what_it_shows(
     assert 'Top-1 of the last epoch (%)' in text
     assert '| jobs | 1, 2 |' in text
     assert (tmp_path / 'x' / 'y' / 'fake.md').read_text() == text
+
+
+def test_the_command_is_that_of_the_runs(study: Study, tmp_path: Path) -> None:
+    out = tmp_path / 'commands'
+    command = 'python tools/ablate.py run fake'
+    for seed in (0, 1):
+        finish(study, out, 'a', seed, given="--cfg-options 'x=[1, 2]'")
+    line = f"{command} --cfg-options 'x=[1, 2]'"
+    assert commands_of(study, runs_of(study, out)) == [line]
+
+    finish(study, out, 'c', 0, given='')
+    runs = runs_of(study, out)
+    only = line.replace(' --cfg', ' --only a --cfg')
+    assert commands_of(study, runs) == [only, f'{command} --only c']
+
+    # A record that was written before options were.
+    finish(study, out, 'b', 0)
+    runs = runs_of(study, out)
+    assert commands_of(study, runs) == []
+    known = {run.folder: '' for run in runs if run.experiment.name == 'b'}
+    assert commands_of(study, runs, known) == [only, f'{command} --only b c']
+
+
+def test_seeds_beside_the_studys_are_in_the_command(
+    study: Study, tmp_path: Path
+) -> None:
+    for seed in (0, 7):
+        finish(study, tmp_path, 'a', seed, given='')
+    (line,) = commands_of(study, runs_of(study, tmp_path, ['a'], [0, 7]))
+    assert line == 'python tools/ablate.py run fake --seeds 0 7'
 
 
 @pytest.mark.parametrize(

@@ -153,9 +153,16 @@ def test_a_half_finished_run_goes_on_from_its_checkpoint(
     assert found['resumed']
 
 
-@pytest.mark.parametrize('change', ['config', 'arguments', 'options'])
+@pytest.mark.parametrize(
+    ('change', 'named'),
+    [
+        ('config', '(lr is not set there, 2 now)'),
+        ('arguments', '(trained with no arguments, now with --amp)'),
+        ('options', '(lr is not set there, 2 now)'),
+    ],
+)
 def test_results_of_another_config_are_neither_mixed_nor_lost(
-    change: str, study: Study, tmp_path: Path
+    change: str, named: str, study: Study, tmp_path: Path
 ) -> None:
     sweep(study, tmp_path, only=['a'])
     before = record(study, tmp_path, 'a', 1)
@@ -168,10 +175,25 @@ def test_results_of_another_config_are_neither_mixed_nor_lost(
     with pytest.raises(ValueError, match=r'2 runs .* another config') as error:
         sweep(study, tmp_path, *arguments)
 
+    assert named in str(error.value)
     assert str(tmp_path / 'out' / 'a' / 'seed-2') in str(error.value)
     assert '--out' in str(error.value)
     assert len(starts(tmp_path)) == 2
     assert record(study, tmp_path, 'a', 1) == before
+
+
+def test_the_first_key_that_differs_is_named(
+    study: Study, tmp_path: Path
+) -> None:
+    sweep(study, tmp_path, only=['a'])
+    study = study.with_options({'train_cfg.max_epochs': 3})
+
+    with pytest.raises(ValueError, match='1 run was .* another') as error:
+        Sweep(study, tmp_path / 'out', launcher()).run(
+            [run_of(study, tmp_path, 'a', 1)]
+        )
+
+    assert '(train_cfg.max_epochs is 2 there, 3 now)' in str(error.value)
 
 
 def test_results_of_another_number_of_processes_are_not_mixed(
@@ -181,7 +203,7 @@ def test_results_of_another_number_of_processes_are_not_mixed(
     out = tmp_path / 'out'
     eight = FakeLauncher(Path('tools'), gpus=8)
 
-    with pytest.raises(ValueError, match='2 runs .* or arguments'):
+    with pytest.raises(ValueError, match='processes: 1 there, 8 now'):
         Sweep(study, out, eight).run(runs_of(study, out, ['a']))
     assert len(starts(tmp_path)) == 2
 
@@ -269,7 +291,7 @@ def test_students_of_another_teacher_are_not_mixed(
     assert record(taught, tmp_path, 'kd', 1)['teacher'] == 'one.pth'
     assert record(taught, tmp_path, 'alone', 1)['teacher'] is None
 
-    with pytest.raises(ValueError, match='2 runs .* another config, teacher'):
+    with pytest.raises(ValueError, match='s checkpoint holds some'):
         sweep(taught, tmp_path, teacher=str(tmp_path / 'two.pth'))
     assert len(starts(tmp_path)) == 4
 
