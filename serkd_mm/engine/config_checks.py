@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mmengine.config import Config
@@ -121,20 +121,43 @@ def check_types(cfg: Config) -> None:
 
 
 def check_length(cfg: Config) -> None:
-    """Refuse training of no epochs or iterations.
+    """Refuse training of no epochs, or that ends within the warm-up.
 
     Args:
         cfg: Config of the runner.
 
     Raises:
-        ValueError: If the length in ``train_cfg`` is no positive integer.
+        ValueError: If the length in ``train_cfg`` is no positive integer, or
+            a scheduler, whose end is that of the training, begins after it.
     """
-    for key in ('max_epochs', 'max_iters'):
-        length = (cfg.get('train_cfg') or {}).get(key, 1)
+    lengths = cfg.get('train_cfg') or {}
+    for key in {'max_epochs', 'max_iters'}.intersection(lengths):
+        length = lengths[key]
         if type(length) is not int or length < 1:
             raise ValueError(
                 f'train_cfg.{key} must be a positive integer, got {length!r}'
             )
+        for path, scheduler in _schedulers(cfg.get('param_scheduler')):
+            begin, unit = scheduler.get('begin', 0), key.removeprefix('max_')
+            same_unit = scheduler.get('by_epoch', True) is (unit == 'epochs')
+            if 'end' not in scheduler and same_unit and begin >= length:
+                raise ValueError(
+                    f'train_cfg.{key}={length} is too short for {path} '
+                    f'({scheduler["type"]}), which begins after the {begin} '
+                    f'{unit} of {path}.begin; raise train_cfg.{key}, or '
+                    f'shorten what comes before by {path}.begin and the end '
+                    'of the scheduler before it'
+                )
+
+
+def _schedulers(part: Any, path: str = 'param_scheduler') -> Iterator[tuple]:
+    """Settings of all schedulers and their config keys."""
+    if isinstance(part, dict) and 'type' in part:
+        yield path, part
+    elif isinstance(part, (dict, list)):
+        items = part.items() if isinstance(part, dict) else enumerate(part)
+        for key, value in items:
+            yield from _schedulers(value, f'{path}.{key}')
 
 
 def _hints(runner: type) -> dict[str, Any]:

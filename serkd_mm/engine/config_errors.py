@@ -20,6 +20,8 @@ from mmengine.runner import (
 )
 from torch import nn
 
+from .near_arguments import near_argument
+
 RUNNERS = (Runner, FlexibleRunner)
 MAX_SHOWN = 400
 _RUNNER = 'runner.py'
@@ -31,8 +33,9 @@ def config_errors(cfg: Config) -> Iterator[None]:
 
     Most messages of the libraries below name neither key nor module. Where a
     config was being built when the error was raised, or a module ran that the
-    config describes, the path and the values of that part are added. Type,
-    message and traceback stay as they are. Exceptions of this package's own
+    config describes, the path and the values of that part are added, and to
+    a misspelt argument the one that is nearest. Type, message and traceback
+    stay as they are. Exceptions of this package's own
     classes are no mistakes in the config and pass as they are.
 
     Args:
@@ -48,6 +51,9 @@ def config_errors(cfg: Config) -> Iterator[None]:
         if type(error).__module__.startswith('serkd_mm.'):
             # Faults of files or numbers, with messages of their own.
             raise
+        near = near_argument(error, _frames(error))
+        if near:
+            error.args = (f'{error}{near}',)
         path = _locate(error, original)
         noted = error if path is None else _add(error, path, original)
         if noted is error:

@@ -95,6 +95,39 @@ def test_training_has_a_length(key: str, length: Any) -> None:
         check_length(Config(dict(train_cfg={key: length})))
 
 
+@pytest.mark.parametrize('unit', ['epochs', 'iters'])
+@pytest.mark.parametrize('form', ['one', 'list', 'several optimizers'])
+def test_a_schedule_that_never_begins_is_named(unit: str, form: str) -> None:
+    last = dict(type='CosineAnnealingLR', by_epoch=unit == 'epochs', begin=5)
+    warm_up = dict(type='LinearLR', by_epoch=unit == 'epochs', end=5)
+    schedulers, path = {
+        'one': (last, 'param_scheduler'),
+        'list': ([warm_up, last], 'param_scheduler.1'),
+        'several optimizers': (dict(a=[last]), 'param_scheduler.a.0'),
+    }[form]
+    key = f'max_{unit}'
+    cfg = Config(dict(train_cfg={key: 5}, param_scheduler=schedulers))
+
+    with pytest.raises(
+        ValueError, match=f'^train_cfg.{key}=5 is too short for {path} '
+    ) as error:
+        check_length(cfg)
+
+    assert f'after the 5 {unit} of {path}.begin' in str(error.value)
+    cfg.train_cfg[key] = 6
+    check_length(cfg)
+
+
+def test_a_schedule_with_an_end_or_another_unit_may_begin_later() -> None:
+    for later in (dict(end=9), dict(by_epoch=False)):
+        scheduler = dict(type='CosineAnnealingLR', begin=5, **later)
+        check_length(
+            Config(
+                dict(train_cfg=dict(max_epochs=2), param_scheduler=[scheduler])
+            )
+        )
+
+
 # -- batch norm -------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import HOOKS, DefaultScope
+from mmengine.runner import Runner
 from mmrazor.registry import MODELS
 from torch import nn
 
@@ -161,6 +162,59 @@ def test_values_that_cannot_be_compared_do_no_harm() -> None:
     ):
         HOOKS.build(tensors)
     assert 'No is not in the mmengine::hook registry' in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('path', 'name', 'meant'),
+    [
+        # Beside the right one, as --cfg-options leave it.
+        (
+            'distiller.connectors.teacher_superpixels.1',
+            'grid_sizes',
+            'grid_size',
+        ),
+        ('architecture.backbone', 'drop_path', 'drop_path_rate'),
+        # Of the base class.
+        ('architecture', 'init_config', 'init_cfg'),
+        ('architecture.backbone', 'completely_else', None),
+    ],
+)
+def test_the_argument_that_was_meant_is_named(
+    path: str, name: str, meant: str | None
+) -> None:
+    cfg = config()
+    cfg.merge_from_dict({f'model.{path}.{name}': 4})
+
+    text = str(raised(cfg))
+
+    assert f"got an unexpected keyword argument '{name}'" in text
+    assert ('; did you mean' in text) == (meant is not None)
+    if meant:
+        assert f"'{name}'; did you mean '{meant}'? [config: model." in text
+
+
+def test_an_argument_that_is_in_no_config_is_not_guessed() -> None:
+    with pytest.raises(TypeError, match=r"argument 'as_typle'") as error:
+        _elsewhere_with(config(), as_typle=True)
+    assert 'did you mean' not in str(error.value)
+
+
+def _elsewhere_with(cfg: Config, **arguments: Any) -> None:
+    with config_errors(cfg):
+        torch.nn.Identity.forward(**arguments)
+
+
+def test_the_argument_of_a_data_loader_is_named() -> None:
+    loader = dict(
+        batch_size=1,
+        num_worker=2,
+        dataset=[0, 1],
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    )
+    cfg = Config(dict(train_dataloader=loader))
+    with pytest.raises(TypeError) as error, config_errors(cfg):
+        Runner.build_dataloader(cfg.train_dataloader, seed=0)
+    assert "'num_worker'; did you mean 'num_workers'? [" in str(error.value)
 
 
 def test_long_parts_are_cut() -> None:
