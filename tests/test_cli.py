@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import argparse
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +34,35 @@ def test_every_command_explains_itself(
     assert f'usage: {tool}' in shown
     # One example each.
     assert f'python tools/{tool} ' in shown
+
+
+@pytest.mark.parametrize(
+    'tool', [*sorted(t for t, _, _ in cli.COMMANDS.values()), 'quickstart']
+)
+def test_every_option_is_explained_and_tells_its_default(
+    tool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsers: list[argparse.ArgumentParser] = []
+    init = argparse.ArgumentParser.__init__
+
+    def noted(self: argparse.ArgumentParser, *args: Any, **kw: Any) -> None:
+        init(self, *args, **kw)
+        parsers.append(self)
+
+    monkeypatch.setattr(argparse.ArgumentParser, '__init__', noted)
+    path = own_folder('tools') / f'{tool}.py'
+    monkeypatch.setattr(sys, 'argv', [str(path), '--help'])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(path), run_name='__main__')
+
+    actions = [action for parser in parsers for action in parser._actions]
+    assert len(actions) > 1
+    for action in actions:
+        if action.default is argparse.SUPPRESS or action.dest == 'command':
+            continue
+        assert action.help, action
+        if action.default not in (None, False, {}):
+            assert 'default' in action.help, action
 
 
 @pytest.mark.parametrize('arguments', [(), ('--help',)])

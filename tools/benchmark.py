@@ -27,19 +27,27 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__.splitlines()[0],
         epilog='example: python tools/benchmark.py step --threads 2',
     )
-    parser.add_argument('benchmark', choices=BENCHMARKS)
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    parser.add_argument(
+        'benchmark', choices=BENCHMARKS, help='what to measure'
+    )
+    parser.add_argument(
+        '--device',
+        choices=('cpu', 'cuda'),
+        default='cpu',
+        help='what to measure on (default: %(default)s)',
+    )
     parser.add_argument(
         '--out',
         type=Path,
         default=Path(__file__).resolve().parent / 'benchmark_results',
-        help='folder for JSON, table and picture',
+        help='folder for JSON, table and picture (default: benchmark_results '
+        'beside this tool)',
     )
     parser.add_argument(
         '--threads',
         type=int,
         default=torch.get_num_threads(),
-        help='CPU threads of PyTorch',
+        help='CPU threads of PyTorch (default: its own, here %(default)s)',
     )
     parser.add_argument(
         '--repeats', type=int, help='rounds of timing (default: 7 to 15)'

@@ -27,11 +27,12 @@ from serkd_mm.engine.cfg_options import CfgOptions
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Try teacher and student of a config on random images, '
+        description='Try teacher and student of a config on random images,\n'
         'or write a config for two networks.',
-        epilog='example: python tools/check_pair.py --suggest '
-        'vit-small-p14_dinov2-pre_3rdparty resnet18_8xb32_in1k '
-        '--out dinov2_resnet18.py',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/check_pair.py --suggest '
+        'vit-small-p14_dinov2-pre_3rdparty \\\n'
+        '    resnet18_8xb32_in1k --out dinov2_resnet18.py',
     )
     parser.add_argument(
         'config', nargs='?', help='config, or package::config.py'
@@ -61,15 +62,20 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--images',
         type=int,
-        help='images of an epoch, where the config does not tell',
+        help="images of an epoch (default: the config's, if it tells)",
     )
     parser.add_argument(
-        '--steps', type=int, default=3, help='steps that are timed'
+        '--steps',
+        type=int,
+        default=3,
+        help='steps that are timed (default: %(default)s)',
     )
     parser.add_argument(
         '--device',
         choices=('cpu', 'cuda'),
         default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='where they run (default: cuda if there is one, here '
+        '%(default)s)',
     )
     parser.add_argument(
         '--random-teacher',

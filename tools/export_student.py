@@ -15,7 +15,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description='Write the student of a run as MMPretrain keeps its '
         'models',
-        epilog='example: python tools/export_student.py '
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/export_student.py '
         'work_dirs/serkd_deit-s student.pth --onnx',
     )
     parser.add_argument(
@@ -26,7 +27,7 @@ def main() -> None:
     )
     parser.add_argument(
         '--config',
-        help='config of the run, where that in the checkpoint is not enough',
+        help='config of the run (default: that in the checkpoint)',
     )
     parser.add_argument(
         '--onnx', action='store_true', help='write a .onnx file too'
@@ -37,8 +38,8 @@ def main() -> None:
     parser.add_argument(
         '--size',
         type=int,
-        help='height and width of the images of .onnx and .pt, where the '
-        'config does not say it',
+        help='height and width of the images of .onnx and .pt (default: what '
+        'the config says)',
     )
     args = parser.parse_args()
     with one_line_errors():

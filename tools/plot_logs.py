@@ -24,7 +24,10 @@ def main() -> None:
         'folders', nargs='+', help='work dirs, or folders that hold some'
     )
     parser.add_argument(
-        '--out', type=Path, default=Path('curves.png'), help='picture'
+        '--out',
+        type=Path,
+        default=Path('curves.png'),
+        help='picture (default: %(default)s)',
     )
     args = parser.parse_args()
     with one_line_errors():

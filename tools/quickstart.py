@@ -62,9 +62,14 @@ def main() -> None:
         '--out',
         type=Path,
         default=Path('work_dirs/quickstart'),
-        help='folder for runs, table and pictures',
+        help='folder for runs, table and pictures (default: %(default)s)',
     )
-    parser.add_argument('--epochs', type=int, default=40)
+    parser.add_argument(
+        '--epochs',
+        type=int,
+        default=40,
+        help=f'of each training, above {WARM_UP} (default: %(default)s)',
+    )
     args = parser.parse_args()
     if args.epochs <= WARM_UP:
         parser.error(f'--epochs must be above {WARM_UP}, those of warm-up')

@@ -21,7 +21,7 @@ def main() -> None:
     )
     parser.add_argument('work_dir', type=Path, help='work dir of a training')
     parser.add_argument(
-        '--out', type=Path, help='page; default: WORK_DIR/report.html'
+        '--out', type=Path, help='page (default: WORK_DIR/report.html)'
     )
     args = parser.parse_args()
     with one_line_errors():

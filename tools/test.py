@@ -32,18 +32,22 @@ from serkd_mm.one_line_errors import one_line_errors
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Evaluate a checkpoint',
-        epilog='example: python tools/test.py configs/quickstart/serkd.py '
-        'work_dirs/quickstart/serkd/epoch_40.pth',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/test.py '
+        'configs/quickstart/serkd.py \\\n'
+        '    work_dirs/quickstart/serkd/epoch_40.pth',
     )
     add_runner_arguments(parser)
     parser.add_argument('checkpoint', help='path or URL of the checkpoint')
-    parser.add_argument('--out', help='file to write results to')
+    parser.add_argument(
+        '--out', help='file to write results to (default: none)'
+    )
     parser.add_argument(
         '--out-item',
         choices=['metrics', 'pred'],
         default='pred',
         help='what --out holds: the metrics (.json, .yml, .pkl) or every '
-        'prediction (.pkl, the default)',
+        'prediction (.pkl) (default: %(default)s)',
     )
     parser.add_argument(
         '--amp', action='store_true', help='automatic mixed precision'

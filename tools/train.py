@@ -29,7 +29,9 @@ def parse_args() -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='go on from this checkpoint, or from the latest of the work dir',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint (default, where the option is given '
+        'without one: the latest of the work dir)',
     )
     parser.add_argument(
         '--amp', action='store_true', help='automatic mixed precision'

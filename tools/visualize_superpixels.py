@@ -21,18 +21,31 @@ from serkd_mm.visualization.tool import visualize
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Draw the superpixels of teacher and student on images',
-        epilog='example: python tools/visualize_superpixels.py CONFIG '
-        'CHECKPOINT cat.jpg dog.jpg --out superpixels --grids 2 4 --iters 1 3',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/visualize_superpixels.py CONFIG '
+        'CHECKPOINT cat.jpg dog.jpg \\\n'
+        '    --out superpixels --grids 2 4 --iters 1 3',
     )
     parser.add_argument('config', help='config of the distillation')
     parser.add_argument('checkpoint', help='checkpoint of its training')
     parser.add_argument('images', nargs='+', help='images, or folders of them')
-    parser.add_argument('--out', type=Path, default=Path('superpixels'))
     parser.add_argument(
-        '--grids', type=int, nargs='+', help='cells of tokens per superpixel'
+        '--out',
+        type=Path,
+        default=Path('superpixels'),
+        help='folder for the pictures (default: %(default)s)',
     )
     parser.add_argument(
-        '--iters', type=int, nargs='+', help='clustering iterations'
+        '--grids',
+        type=int,
+        nargs='+',
+        help="cells of tokens per superpixel (default: the config's)",
+    )
+    parser.add_argument(
+        '--iters',
+        type=int,
+        nargs='+',
+        help="clustering iterations (default: the config's)",
     )
     parser.add_argument(
         '--segmentations',

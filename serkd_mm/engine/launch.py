@@ -43,7 +43,11 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'config', help='path of the config file, or package::config.py'
     )
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--work-dir',
+        help="folder for logs and checkpoints (default: the config's, or "
+        'work_dirs/NAME after the name of the config)',
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -55,10 +59,17 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
-        help='what started the processes',
+        help='what started the processes (default: %(default)s)',
     )
     # Older launchers pass --local_rank, newer ones --local-rank.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    parser.add_argument(
+        '--local_rank',
+        '--local-rank',
+        type=int,
+        default=0,
+        metavar='RANK',
+        help='set by some launchers, not by hand (default: %(default)s)',
+    )
 
 
 def read_config(name: str) -> Config:

@@ -69,20 +69,29 @@ def _parser() -> argparse.ArgumentParser:
             help='name of a study of configs/studies, or a file',
         )
         command.add_argument(
-            '--only', nargs='+', metavar='NAME', help='these experiments'
+            '--only',
+            nargs='+',
+            metavar='NAME',
+            help='these experiments (default: all)',
         )
         command.add_argument(
-            '--seeds', nargs='+', type=int, help="other seeds than the study's"
+            '--seeds',
+            nargs='+',
+            type=int,
+            metavar='SEED',
+            help="these seeds (default: the study's)",
         )
         command.add_argument(
             '--out',
             type=Path,
             default=Path('work_dirs/studies'),
-            help='folder of the runs',
+            help='folder of the runs (default: %(default)s)',
         )
         if name != 'list':
             command.add_argument(
-                '--save', type=Path, help='folder of the table'
+                '--save',
+                type=Path,
+                help='folder of the table (default: OUT/STUDY)',
             )
     _add_run_options(commands.choices['run'])
     return parser
@@ -90,16 +99,28 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        '--jobs', type=int, help='trainings at a time (CPU: as cores allow)'
+        '--jobs',
+        type=int,
+        help='trainings at a time (default: 1, on a CPU as many as its cores '
+        'allow)',
     )
     parser.add_argument(
-        '--threads', type=int, default=1, help='CPU threads of a process'
+        '--threads',
+        type=int,
+        default=1,
+        help='CPU threads of a process (default: %(default)s)',
     )
     parser.add_argument(
-        '--gpus', type=int, help='processes of a training (dist_train.sh)'
+        '--gpus',
+        type=int,
+        help='processes of a training, by dist_train.sh (default: one without '
+        'it)',
     )
     parser.add_argument(
-        '--teacher', type=Path, help="checkpoint instead of the study's own"
+        '--teacher',
+        type=Path,
+        help="checkpoint of the teacher (default: the study's own, trained "
+        'first, or that of the configs)',
     )
     parser.add_argument(
         '--dry-run', action='store_true', help='print commands, train nothing'
