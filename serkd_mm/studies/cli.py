@@ -14,7 +14,12 @@ from typing import Any
 
 import torch
 
-from ..engine.cfg_options import CfgOptions
+from .arguments import (
+    as_cfg_options,
+    deciding_options,
+    make_parser,
+    train_switches,
+)
 from .process import Launcher
 from .report import write_report
 from .runs import FINISHED, Run, runs_of
@@ -30,7 +35,7 @@ def main(root: Path, arguments: Sequence[str] | None = None) -> None:
         root: Folder of ``configs`` and ``tools``.
         arguments: The command line, None for that of the process.
     """
-    parser = _parser()
+    parser = make_parser()
     args = parser.parse_args(arguments)
     try:
         if args.command == 'list' and args.study is None:
@@ -51,90 +56,6 @@ def main(root: Path, arguments: Sequence[str] | None = None) -> None:
         parser.exit(2, f'error: {error}\n')
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description='Experiments over seeds, and the tables of the paper',
-        epilog='example: python tools/ablate.py run digits --jobs 2',
-    )
-    commands = parser.add_subparsers(dest='command', required=True)
-    for name, text in (
-        ('list', 'show studies, or the experiments of one'),
-        ('run', 'train what is not finished, then write the table'),
-        ('table', 'write the table of what is finished'),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument(
-            'study',
-            nargs='?' if name == 'list' else None,
-            help='name of a study of configs/studies, or a file',
-        )
-        command.add_argument(
-            '--only',
-            nargs='+',
-            metavar='NAME',
-            help='these experiments (default: all)',
-        )
-        command.add_argument(
-            '--seeds',
-            nargs='+',
-            type=int,
-            metavar='SEED',
-            help="these seeds (default: the study's)",
-        )
-        command.add_argument(
-            '--out',
-            type=Path,
-            default=Path('work_dirs/studies'),
-            help='folder of the runs (default: %(default)s)',
-        )
-        if name != 'list':
-            command.add_argument(
-                '--save',
-                type=Path,
-                help='folder of the table (default: OUT/STUDY)',
-            )
-    _add_run_options(commands.choices['run'])
-    return parser
-
-
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--jobs',
-        type=int,
-        help='trainings at a time (default: 1, on a CPU as many as its cores '
-        'allow)',
-    )
-    parser.add_argument(
-        '--threads',
-        type=int,
-        default=1,
-        help='CPU threads of a process (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--gpus',
-        type=int,
-        help='processes of a training, by dist_train.sh (default: one without '
-        'it)',
-    )
-    parser.add_argument(
-        '--teacher',
-        type=Path,
-        help="checkpoint of the teacher (default: the study's own, trained "
-        'first, or that of the configs)',
-    )
-    parser.add_argument(
-        '--dry-run', action='store_true', help='print commands, train nothing'
-    )
-    for name in ('--amp', '--auto-scale-lr'):
-        parser.add_argument(name, action='store_true', help='as in train.py')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=CfgOptions,
-        help='as in train.py, for experiments and teacher',
-    )
-
-
 def _run(
     parser: argparse.ArgumentParser,
     args: argparse.Namespace,
@@ -147,7 +68,7 @@ def _run(
     if args.teacher is not None and not args.teacher.is_file():
         raise FileNotFoundError(f'--teacher {args.teacher} does not exist')
     launcher = Launcher(
-        root / 'tools', args.threads, args.gpus, tuple(_flags(args))
+        root / 'tools', args.threads, args.gpus, tuple(train_switches(args))
     )
     if args.dry_run:
         for run in runs:
@@ -155,7 +76,7 @@ def _run(
             print(f'{run.title} ({run.status}): {shlex.join(command)}')
         return
     teacher = args.teacher and str(args.teacher.resolve())
-    given = _given(args)
+    given = deciding_options(args)
     sweep = Sweep(study, out, launcher, jobs, teacher, given)
     # Ending the sweep ends its trainings.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -212,26 +133,6 @@ def _table(
     return f'\n{text}\nWritten to {folder}: {files}'
 
 
-def _flags(args: argparse.Namespace) -> list[str]:
-    """Switches that go on to train.py."""
-    names = ('amp', 'auto_scale_lr')
-    given = [name for name in names if getattr(args, name)]
-    return [f'--{name.replace("_", "-")}' for name in given]
-
-
-def _given(args: argparse.Namespace) -> str:
-    """The options of ``run`` that decide what is trained."""
-    parts = []
-    if args.teacher is not None:
-        parts += ['--teacher', args.teacher.name]
-    if args.gpus is not None:
-        parts += ['--gpus', str(args.gpus)]
-    parts += _flags(args)
-    if args.cfg_options:
-        parts += ['--cfg-options', *_options(args.cfg_options)]
-    return shlex.join(parts)
-
-
 def _studies(root: Path) -> Path:
     return root / 'configs' / 'studies'
 
@@ -261,7 +162,7 @@ def _listing(study: Study, runs: Sequence[Run], root: Path) -> str:
     lines = [_summary(study)]
     if study.options:
         lines.append(
-            f'  every experiment: {" ".join(_options(study.options))}'
+            f'  every experiment: {" ".join(as_cfg_options(study.options))}'
         )
     for experiment in study.experiments:
         own = [run for run in runs if run.experiment == experiment]
@@ -280,16 +181,12 @@ def _listing(study: Study, runs: Sequence[Run], root: Path) -> str:
             for key, value in experiment.options.items()
             if (key, value) not in study.options.items()
         }
-        lines.append(' '.join([*line, *_options(own_options)]))
+        lines.append(' '.join([*line, *as_cfg_options(own_options)]))
     command = f'python tools/ablate.py run {study.name}'
     first = runs[0].experiment.name
     lines.append(f'one:  {command} --only {first} [--gpus 8]')
     lines.append(f'all:  {command} [--gpus 8]')
     return '\n'.join(lines)
-
-
-def _options(options: dict[str, Any]) -> list[str]:
-    return [f'{key}={value}' for key, value in options.items()]
 
 
 def _count(number: int, noun: str) -> str:

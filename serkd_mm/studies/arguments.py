@@ -1,0 +1,121 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""The options of ``tools/ablate.py``, read and written."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from ..engine.cfg_options import CfgOptions
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line with its commands ``list``, ``run``, ``table``."""
+    parser = argparse.ArgumentParser(
+        description='Experiments over seeds, and the tables of the paper',
+        epilog='example: python tools/ablate.py run digits --jobs 2',
+    )
+    commands = parser.add_subparsers(dest='command', required=True)
+    for name, text in (
+        ('list', 'show studies, or the experiments of one'),
+        ('run', 'train what is not finished, then write the table'),
+        ('table', 'write the table of what is finished'),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
+            'study',
+            nargs='?' if name == 'list' else None,
+            help='name of a study of configs/studies, or a file',
+        )
+        command.add_argument(
+            '--only',
+            nargs='+',
+            metavar='NAME',
+            help='these experiments (default: all)',
+        )
+        command.add_argument(
+            '--seeds',
+            nargs='+',
+            type=int,
+            metavar='SEED',
+            help="these seeds (default: the study's)",
+        )
+        command.add_argument(
+            '--out',
+            type=Path,
+            default=Path('work_dirs/studies'),
+            help='folder of the runs (default: %(default)s)',
+        )
+        if name != 'list':
+            command.add_argument(
+                '--save',
+                type=Path,
+                help='folder of the table (default: OUT/STUDY)',
+            )
+    _add_run_options(commands.choices['run'])
+    return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        help='trainings at a time (default: 1, on a CPU as many as its cores '
+        'allow)',
+    )
+    parser.add_argument(
+        '--threads',
+        type=int,
+        default=1,
+        help='CPU threads of a process (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--gpus',
+        type=int,
+        help='processes of a training, by dist_train.sh (default: one without '
+        'it)',
+    )
+    parser.add_argument(
+        '--teacher',
+        type=Path,
+        help="checkpoint of the teacher (default: the study's own, trained "
+        'first, or that of the configs)',
+    )
+    parser.add_argument(
+        '--dry-run', action='store_true', help='print commands, train nothing'
+    )
+    for name in ('--amp', '--auto-scale-lr'):
+        parser.add_argument(name, action='store_true', help='as in train.py')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=CfgOptions,
+        help='as in train.py, for experiments and teacher',
+    )
+
+
+def deciding_options(args: argparse.Namespace) -> str:
+    """The options of ``run`` that decide what is trained."""
+    parts = []
+    if args.teacher is not None:
+        parts += ['--teacher', args.teacher.name]
+    if args.gpus is not None:
+        parts += ['--gpus', str(args.gpus)]
+    parts += train_switches(args)
+    if args.cfg_options:
+        parts += ['--cfg-options', *as_cfg_options(args.cfg_options)]
+    return shlex.join(parts)
+
+
+def train_switches(args: argparse.Namespace) -> list[str]:
+    """Switches that go on to train.py."""
+    names = ('amp', 'auto_scale_lr')
+    given = [name for name in names if getattr(args, name)]
+    return [f'--{name.replace("_", "-")}' for name in given]
+
+
+def as_cfg_options(options: dict[str, Any]) -> list[str]:
+    """Config keys and values as ``--cfg-options`` takes them."""
+    return [f'{key}={value}' for key, value in options.items()]
