@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os.path as osp
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from ..agreement import main_process_writes
 from ..atomic_backend import remove_partial_files
 from ..checkpoints import choose_checkpoint
 from ..late_removals import LateRemovals
+from ..near_arguments import nearest
 from ..runner_parts import length_reached, validation_is_due
 
 UNWRITABLE = ('stop', 'continue')
@@ -54,6 +56,8 @@ class AtomicCheckpointHook(CheckpointHook):
         kwargs: See :class:`mmengine.hooks.CheckpointHook`.
 
     Raises:
+        TypeError: Before training, for an argument that neither MMEngine's
+            hook nor the runner's ``save_checkpoint`` takes.
         ValueError: For another ``if_unwritable``, and for
             ``file_client_args``, which goes past MMEngine's file backends.
         OSError: When training, if a checkpoint cannot be written.
@@ -79,7 +83,15 @@ class AtomicCheckpointHook(CheckpointHook):
         self._unwritten: OSError | None = None
 
     def before_run(self, runner: Runner) -> None:
-        """Choose the checkpoint to resume from."""
+        """Choose the checkpoint to resume from; refuse unknown arguments."""
+        # MMEngine passes them on, so that the first checkpoint would fail.
+        taken = inspect.signature(runner.save_checkpoint).parameters
+        for name in self.args:
+            if name not in taken:
+                raise TypeError(
+                    f'{type(self).__name__} got an unexpected keyword '
+                    f'argument {name!r}{nearest(name, type(self))}'
+                )
         # A machine that joins a job which started again does not know that
         # there is one, so the main process decides for all.
         answer: list = [runner._resume, runner._load_from, None]

@@ -334,6 +334,15 @@ def test_an_old_checkpoint_that_stays_is_only_a_warning(
     assert 'Could not write' not in log
 
 
+def test_a_misspelt_argument_is_named_before_training(tmp_path: Path) -> None:
+    runner = build_runner(tmp_path, hooks=dict(checkpoint=dict(intervall=2)))
+    with pytest.raises(
+        TypeError, match="argument 'intervall'; did you mean 'interval'"
+    ):
+        runner.train()
+    assert runner.iter == 0
+
+
 def test_resuming_where_nothing_was_written_starts(tmp_path: Path) -> None:
     tmp_path.joinpath('last_checkpoint').touch()
 
