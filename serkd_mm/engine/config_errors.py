@@ -20,7 +20,7 @@ from mmengine.runner import (
 )
 from torch import nn
 
-from .near_arguments import near_argument
+from .near_names import near_name
 
 RUNNERS = (Runner, FlexibleRunner)
 MAX_SHOWN = 400
@@ -34,9 +34,9 @@ def config_errors(cfg: Config) -> Iterator[None]:
     Most messages of the libraries below name neither key nor module. Where a
     config was being built when the error was raised, or a module ran that the
     config describes, the path and the values of that part are added, and to
-    a misspelt argument the one that is nearest. Type, message and traceback
-    stay as they are. Exceptions of this package's own
-    classes are no mistakes in the config and pass as they are.
+    a misspelt type or argument the one that is nearest. Type, message and
+    traceback stay as they are. Exceptions of this package's own classes are
+    no mistakes in the config and pass as they are.
 
     Args:
         cfg: Config that is built and run inside the block.
@@ -51,9 +51,9 @@ def config_errors(cfg: Config) -> Iterator[None]:
         if type(error).__module__.startswith('serkd_mm.'):
             # Faults of files or numbers, with messages of their own.
             raise
-        near = near_argument(error, _frames(error))
+        near = near_name(error, _frames(error))
         if near:
-            error.args = (f'{error}{near}',)
+            error.args = (f'{error.args[0]}{near}',)
         path = _locate(error, original)
         noted = error if path is None else _add(error, path, original)
         if noted is error:
@@ -159,6 +159,9 @@ def _locals(frame: FrameType, cfg: dict, *_: Any) -> tuple:
     settings that need not have to do with the error.
     """
     code = frame.f_code
+    if code.co_name == '__init__':
+        # Of what was built before; what is being built has its builder.
+        return ()
     names = set(inspect.getargs(code).args)
     if code.co_filename.endswith(os.path.join('mmengine', 'runner', _RUNNER)):
         path = _shared(_blocks(names, frame.f_locals, cfg))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import HOOKS, DefaultScope
+from mmengine.registry import DATASETS, HOOKS, DefaultScope
 from mmengine.runner import Runner
 from mmrazor.registry import MODELS
 from torch import nn
@@ -191,6 +191,48 @@ def test_the_argument_that_was_meant_is_named(
     assert ('; did you mean' in text) == (meant is not None)
     if meant:
         assert f"'{name}'; did you mean '{meant}'? [config: model." in text
+
+
+@pytest.mark.parametrize(
+    ('path', 'name', 'meant'),
+    [
+        ('architecture.backbone', 'VisionTransfomer', 'VisionTransformer'),
+        # Registered elsewhere, and there by another name.
+        ('architecture', 'SeRKDDistiller', 'mmrazor.SeRKDDistiller'),
+        ('distiller', 'mmrazor.SeRKDDistiler', 'SeRKDDistiller'),
+        ('distiller', 'SomethingElseAltogether', None),
+    ],
+)
+def test_the_type_that_was_meant_is_named(
+    path: str, name: str, meant: str | None
+) -> None:
+    cfg = config()
+    cfg.merge_from_dict({f'model.{path}.type': name})
+
+    text = str(raised(cfg))
+
+    assert f'{name} is not in the ' in text
+    assert ('; did you mean' in text) == (meant is not None)
+    if meant:
+        assert f"; did you mean '{meant}'? [config: model.{path} = " in text
+
+
+def test_what_was_built_before_is_not_blamed() -> None:
+    """The variable of a loop over transforms outlives it."""
+    data = dict(
+        type='CIFAR10',
+        data_root='nowhere',
+        download=False,
+        pipeline=[dict(type='PackInputs')],
+        _scope_='mmpretrain',
+    )
+    cfg = Config(dict(train_dataloader=dict(dataset=data)))
+    with (
+        pytest.raises(Exception, match='config: ') as error,
+        config_errors(cfg),
+    ):
+        DATASETS.build(cfg.train_dataloader.dataset)
+    assert '[config: train_dataloader.dataset = {' in str(error.value)
 
 
 def test_an_argument_that_is_in_no_config_is_not_guessed() -> None:

@@ -19,7 +19,7 @@ from ..agreement import main_process_writes
 from ..atomic_backend import remove_partial_files
 from ..checkpoints import choose_checkpoint
 from ..late_removals import LateRemovals
-from ..near_arguments import nearest
+from ..near_names import nearest
 from ..runner_parts import length_reached, validation_is_due
 
 UNWRITABLE = ('stop', 'continue')

@@ -1,5 +1,5 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
-"""What a misspelt argument of a class may have meant."""
+"""What a misspelt type or argument in a config may have meant."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
+from mmengine.registry import Registry
 from torch.utils.data import DataLoader
 
+_UNREGISTERED = re.compile(r'is not in the \S+::\S+ registry')
 _UNEXPECTED = re.compile(r"got an unexpected keyword argument '(\w+)'$")
 
 
-def near_argument(error: Exception, frames: Iterable[FrameType]) -> str:
-    """Name the argument that is nearest to one that a class does not take.
+def near_name(error: Exception, frames: Iterable[FrameType]) -> str:
+    """Name what is nearest to a type or an argument that there is not.
 
-    Later Pythons do so too, and their messages stay as they are.
+    Later Pythons do so for arguments, and their messages stay as they are.
 
     Args:
         error: Any error.
@@ -26,13 +28,35 @@ def near_argument(error: Exception, frames: Iterable[FrameType]) -> str:
 
     Returns:
         An addition to the message; empty if the error is another one, the
-        argument did not come from a config, or nothing is near.
+        name did not come from a config, or nothing is near.
     """
+    if isinstance(error, KeyError) and _UNREGISTERED.search(str(error)):
+        return _near_type(list(frames)[-1])
     found = _UNEXPECTED.search(str(error))
     if not isinstance(error, TypeError) or not found:
         return ''
     name, (built, given) = found.group(1), _innermost(frames)
     return nearest(name, built) if name in given else ''
+
+
+def _near_type(frame: FrameType) -> str:
+    """The question whether another registered type was meant, or nothing."""
+    registry, name = (frame.f_locals.get(n) for n in ('registry', 'obj_type'))
+    if not isinstance(registry, Registry) or not isinstance(name, str):
+        return ''
+    # Those that are found without a scope; behind one, those of others.
+    chain = [registry]
+    while chain[-1].parent is not None:
+        chain.append(chain[-1].parent)
+    known = {
+        other: f'{child.scope}.{other}'
+        for child in chain[-1].children.values()
+        for other in child.module_dict
+    }
+    for reached in chain:
+        known.update((other, other) for other in reached.module_dict)
+    near = difflib.get_close_matches(name.rpartition('.')[2], known, n=1)
+    return f'; did you mean {known[near[0]]!r}?' if near else ''
 
 
 def nearest(name: str, built: Any) -> str:
