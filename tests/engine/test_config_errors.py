@@ -226,7 +226,13 @@ def test_what_was_built_before_is_not_blamed() -> None:
         pipeline=[dict(type='PackInputs')],
         _scope_='mmpretrain',
     )
-    cfg = Config(dict(train_dataloader=dict(dataset=data)))
+    cfg = Config(
+        dict(
+            train_pipeline=[dict(type='PackInputs')],
+            train_dataloader=dict(dataset=data),
+            val_dataloader=dict(dataset=dict(data, test_mode=True)),
+        )
+    )
     with (
         pytest.raises(Exception, match='config: ') as error,
         config_errors(cfg),
