@@ -717,7 +717,8 @@ MISTAKES = {
         'quickstart/serkd.py',
         {'model.architecture.backbone.type': 'VisionTransformer'},
         TypeError,
-        'DeiTDistillHead needs a class and a distillation token',
+        'is a DeiTDistillHead and needs a class and a distillation token, but '
+        'model.architecture.backbone, a VisionTransformer, has no dist_token',
     ),
     'classes beside labels': (
         'methods/dkd_deit-ti.py',
