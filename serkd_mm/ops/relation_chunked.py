@@ -64,7 +64,8 @@ def slab_terms(
     Returns:
         Sum of the Huber values over all i, j, k, a scalar, and its gradient
         with respect to the student's ``squared``, ``(B, K, K)`` (None unless
-        ``wanted``). 18 elementwise passes over ``B K^3 / 2`` elements.
+        ``wanted``). 15 elementwise passes over ``B K^3 / 2`` elements, a sum
+        counted as half of one.
     """
     # Images between the tokens: slices of the first token are contiguous,
     # and all that depends on two tokens spreads over whole rows.
@@ -74,7 +75,7 @@ def slab_terms(
     height = half * inverse
     sums = half.new_zeros(3 if wanted else 0, num, batch, num)
     values = half.new_zeros(num)
-    slabs = half.new_empty(4, max(num - 1, 0), batch, num)
+    slabs = half.new_empty(3, max(num - 1, 0), batch, num)
     for i in range(num - 1):
         slab = slabs[:, i:]
         _cosines(half, height, inverse, i, slab[:2])
@@ -98,28 +99,29 @@ RELATIONS['angle_chunked'] = Relation(slab_terms, members=3)
 def _cosines(
     half: Tensor, height: Tensor, inverse: Tensor, i: int, out: Tensor
 ) -> None:
-    """Write ``psi_ijk`` of one i and all k > i, as ``[side, k, b, j]``."""
+    """Write ``psi_ijk`` of one i and all k > i, as ``[side, k, b, j]``.
+
+    Not clamped to [-1, 1]: what is beyond is rounding, no more than within.
+    """
     rest, near = inverse[:, i + 1 :], inverse[:, i, None]
     base = half[..., i, None][:, i + 1 :]
     torch.addcmul(height[:, i, None], base, near, value=-1, out=out)
-    out.mul_(rest).addcmul_(height[:, i + 1 :], near).clamp_(-1, 1)
+    out.mul_(rest).addcmul_(height[:, i + 1 :], near)
 
 
 def _huber(slab: Tensor, out: Tensor) -> None:
     """Sum the Huber values of a slab to ``out`` and write their slopes.
 
-    A slab is the cosines of student and teacher, work space and the slopes,
-    which are 0 where the student's cosine was clamped. Both sides of the loss
-    and of the clamp are one pass each in ATen.
+    A slab is the cosines of student and teacher and the slopes. Both sides of
+    the loss are one pass each in ATen.
     """
     aten = torch.ops.aten
-    student, teacher, work, slope = slab.unbind()
-    aten.smooth_l1_loss.out(student, teacher, 0, 1.0, out=work)
-    torch.sum(work, (0, 1, 2), out=out)
+    student, teacher, slope = slab.unbind()
+    aten.smooth_l1_loss.out(student, teacher, 0, 1.0, out=slope)
+    torch.sum(slope, (0, 1, 2), out=out)
     aten.smooth_l1_loss_backward.grad_input(
-        slab.new_ones(()), student, teacher, 0, 1.0, grad_input=work
+        slab.new_ones(()), student, teacher, 0, 1.0, grad_input=slope
     )
-    aten.hardtanh_backward.grad_input(work, student, -1, 1, grad_input=slope)
 
 
 def _accumulate(slab: Tensor, inverse: Tensor, i: int, sums: Tensor) -> None:
@@ -130,7 +132,7 @@ def _accumulate(slab: Tensor, inverse: Tensor, i: int, sums: Tensor) -> None:
     ``across[k, i]`` is the sum over j of ``W v_ij v_jk``. Overwrites the
     slab.
     """
-    cosine, slope = slab[0], slab[3]
+    cosine, _, slope = slab.unbind()
     direct, along, across = sums[:, i + 1 :].unbind()
     direct_i, along_i, _ = sums[:, i].unbind()
     rest, near = inverse[i + 1 :], inverse[i]
