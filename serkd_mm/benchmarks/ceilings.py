@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..ops.relation_chunked import slab_terms
-from ..ops.relation_fused import full_precision
-from ..ops.relation_triton import kernel_terms
+from ..ops.relation_fused import RELATIONS, full_precision
 from .measure import Options, Run, interleaved, quartiles
 from .report import Table
 
@@ -51,7 +49,6 @@ COSTS = {
     'triton': Cost(operations=28, cache_bytes=4, memory_bytes=24),
     'chunked': Cost(operations=7.5, cache_bytes=60, memory_bytes=24),
 }
-TERMS = {'triton': kernel_terms, 'chunked': slab_terms}
 
 
 def ceilings(options: Options) -> dict[str, float]:
@@ -123,5 +120,5 @@ def against_ceilings(
 
 
 def _run(impl: str, squared: torch.Tensor, inverse: torch.Tensor) -> Run:
-    terms = TERMS[impl]
+    terms = RELATIONS[f'angle_{impl}'].terms
     return lambda: terms(squared, inverse, True)

@@ -183,8 +183,7 @@ def check_batch_norm(cfg: Config, model: nn.Module) -> None:
     Raises:
         ValueError: If each process normalises over a single image.
     """
-    dataloader = cfg.get('train_dataloader')
-    if not isinstance(dataloader, dict) or dataloader.get('batch_size') != 1:
+    if _batch_size(cfg) != 1:
         return
     model.train()
     for name, module in model.named_modules():
@@ -211,10 +210,7 @@ def check_instance_losses(cfg: Config, model: nn.Module) -> None:
     Raises:
         ValueError: If each process compares fewer than three images.
     """
-    dataloader = cfg.get('train_dataloader')
-    if not isinstance(dataloader, dict):
-        return
-    size = dataloader.get('batch_size')
+    size = _batch_size(cfg)
     if size not in (1, 2):
         return
     for name, module in model.named_modules():
@@ -225,6 +221,14 @@ def check_instance_losses(cfg: Config, model: nn.Module) -> None:
                 'and is always 0 below 3; set train_dataloader.batch_size to '
                 '3 or more'
             )
+
+
+def _batch_size(cfg: Config) -> Any:
+    """Images of a training batch, None where the config does not say it."""
+    dataloader = cfg.get('train_dataloader')
+    return (
+        dataloader.get('batch_size') if isinstance(dataloader, dict) else None
+    )
 
 
 def check_heads(model: nn.Module) -> None:

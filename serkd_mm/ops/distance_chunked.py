@@ -23,8 +23,8 @@ def distance_loss_chunked(student: Tensor, teacher: Tensor) -> Tensor:
     float64 elsewhere; the gradient is a product in full float32.
 
     Time O(B K^2 C). Memory beyond the inputs and their gradient: one
-    ``(B, K, K)`` matrix, and about 20 of those images that are worked on at
-    once: up to 40 MiB on CPUs and 640 MiB elsewhere, or those of one image.
+    ``(B, K, K)`` matrix, and about 15 of those images that are worked on at
+    once: up to 20 MiB on CPUs and 480 MiB elsewhere, or those of one image.
 
     Args:
         student: Student tokens, ``(B, K, Cs)``.
