@@ -1,6 +1,7 @@
-# Relations of average-pooled tokens, 2x2 each, with SeRKD's norm: its superpixels
-# before their first iteration. ResNet-56 to a ViT of 6 layers, CIFAR-10, 5,000
-# labelled images. 100 epochs, 1 GPU x 128 images. Top-1: not run.
+# Relations of average-pooled tokens, 2x2 each, with SeRKD's norm: its
+# superpixels before their first iteration. ResNet-56 to a ViT of 6 layers,
+# CIFAR-10, 5,000 labelled images. 100 epochs, 1 GPU x 128 images. Top-1: not
+# run.
 _base_ = './serkd.py'
 
 model = dict(
