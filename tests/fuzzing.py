@@ -26,6 +26,8 @@ from mmengine.logging import MessageHub
 from mmengine.registry import Registry
 from mmrazor.registry import MODELS
 
+from serkd_mm.engine.config_checks import check_config
+from serkd_mm.engine.data_checks import check_data
 from serkd_mm.engine.launch import train
 
 from .models.builders import algorithm_config
@@ -268,6 +270,8 @@ def _train(cfg: dict, folder: Path, name: str) -> Outcome:
     cfg = Config(copy.deepcopy(cfg))
     cfg.setdefault('work_dir', str(folder / name))
     cfg.setdefault('experiment_name', name)
+    check_config(cfg)
+    check_data(cfg, ('train_dataloader', 'val_dataloader'))
     model = train(cfg)
     state = model.teacher.state_dict()
     loaded = state.keys() == checkpoint.keys() and all(

@@ -204,7 +204,7 @@ MISTAKES = {
     'no images': (
         'serkd_deit-ti.py',
         RANDOM,
-        'FileNotFoundError',
+        'error',
         ('data/imagenet', 'train_dataloader.dataset.data_root'),
     ),
     'no teacher': (
@@ -216,18 +216,30 @@ MISTAKES = {
     'teacher left out': (
         'quickstart/serkd.py',
         ('model.teacher_ckpt=None',),
-        'ValueError',
+        'error',
         ('set model.teacher_ckpt', 'model.allow_random_teacher=True'),
     ),
     'teacher of another shape': (
         'quickstart/serkd.py',
         ('model.teacher_ckpt={other}',),
-        'ValueError',
+        'error',
         (
             'does not fit the teacher',
             'other shapes: backbone.cls_token (1, 1, 7) instead of (1, 1, 96)',
             'model.teacher config',
         ),
+    ),
+    'misspelt key': (
+        'quickstart/serkd.py',
+        (*RANDOM, 'param_schedulers=None'),
+        'error',
+        ('key param_schedulers is not known', 'did you mean param_scheduler'),
+    ),
+    'wrong type': (
+        'quickstart/serkd.py',
+        (*RANDOM, 'train_cfg.max_epochs=many'),
+        'error',
+        ('train_cfg.max_epochs', "'many'"),
     ),
     'unknown source': (
         'quickstart/serkd.py',
@@ -292,6 +304,8 @@ def test_a_mistake_ends_in_one_line_that_says_what_to_change(
     assert last.startswith(f'{error}: ')
     for part in parts:
         assert part in last
+    # What building a model raises keeps where it was raised.
+    assert ('Traceback' in done.stderr) is (error != 'error')
 
 
 @pytest.mark.slow
@@ -303,6 +317,7 @@ def test_a_mistake_ends_in_one_line_that_says_what_to_change(
         # Where MMPretrain asserts that position embeddings fit.
         ('test.py', 'student', ['{other}'], 'does not belong to the config'),
         ('train.py', 'student', ['--resume', 'a.pth'], "--resume 'a.pth' is"),
+        ('train.py', 'student', ['--resume', '{other}'], 'cannot resume'),
         (
             'train.py',
             'student',

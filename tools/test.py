@@ -26,7 +26,7 @@ from serkd_mm.engine.launch import (
 )
 from serkd_mm.engine.start_checks import CHECKPOINT_ERRORS, check_start
 from serkd_mm.engine.whole_checkpoint import require_whole_checkpoint
-from serkd_mm.one_line_errors import one_line_errors
+from serkd_mm.one_line_errors import MISTAKES, one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -67,7 +67,6 @@ def parse_args() -> argparse.Namespace:
 def evaluate(cfg: Config, args: argparse.Namespace) -> None:
     """Test what a config describes and write what is asked for."""
     with config_errors(cfg):
-        check_data(cfg, ('test_dataloader',))
         runner = build_runner(cfg)
         require_whole_checkpoint(runner, args.config)
         if args.out and args.out_item == 'pred':
@@ -80,11 +79,13 @@ def evaluate(cfg: Config, args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    with one_line_errors():
+    # Here a wrong type is what the checks say of the config.
+    with one_line_errors((*MISTAKES, TypeError)):
         cfg = load_config(args)
         # A resumed run has left another in its config.
         cfg.load_from, cfg.resume = args.checkpoint, False
         leave_teacher_out(cfg)
+        check_data(cfg, ('test_dataloader',))
         check_start(cfg, 'checkpoint')
     rename_dump(cfg, 'test_')
     if args.amp:

@@ -8,6 +8,8 @@ import argparse
 
 from mmengine.config import Config
 
+from serkd_mm.engine.config_checks import check_config
+from serkd_mm.engine.data_checks import check_data
 from serkd_mm.engine.launch import (
     add_runner_arguments,
     clean_exit,
@@ -16,7 +18,7 @@ from serkd_mm.engine.launch import (
     train,
 )
 from serkd_mm.engine.start_checks import CHECKPOINT_ERRORS, check_start
-from serkd_mm.one_line_errors import one_line_errors
+from serkd_mm.one_line_errors import MISTAKES, one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -80,11 +82,14 @@ def merge_training_options(cfg: Config, args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    with one_line_errors():
+    # Here a wrong type is what the checks say of the config.
+    with one_line_errors((*MISTAKES, TypeError)):
         cfg = load_config(args)
         merge_training_options(cfg, args)
         resume_after_restart(cfg)
         named = args.resume not in (None, 'auto')
+        check_config(cfg)
+        check_data(cfg, ('train_dataloader', 'val_dataloader'))
         check_start(cfg, '--resume' if named else 'load_from')
     with one_line_errors(CHECKPOINT_ERRORS), clean_exit():
         train(cfg)

@@ -21,7 +21,7 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import nn
 
-from ..engine.config_checks import check_keys
+from ..engine.config_checks import check_config
 from ..engine.student_config import student_architecture
 from ..models.algorithms.teacher import build_teacher
 from .cost import count_flops, time_steps
@@ -96,8 +96,8 @@ def check_pair(
 
 def _check(cfg: Config, options: CheckOptions, report: PairReport) -> None:
     try:
-        check_keys(cfg)
-    except ValueError as error:
+        check_config(cfg)
+    except (TypeError, ValueError) as error:
         report.problem('config', error)
     student = _build(student_architecture(cfg), 'model.architecture', report)
     teacher = _build(cfg.model.teacher, 'model.teacher', report)

@@ -16,6 +16,10 @@ from mmengine.runner import CheckpointLoader
 _NEEDED = ('meta', 'state_dict', 'message_hub', 'optimizer')
 
 
+class ResumeError(RuntimeError):
+    """A checkpoint that training cannot go on from."""
+
+
 def why_unreadable(path: str | Path) -> str | None:
     """Read a checkpoint as resuming does and say what is wrong with it.
 
@@ -77,7 +81,7 @@ def choose_checkpoint(
         for each newer one that was refused.
 
     Raises:
-        RuntimeError: If the named one cannot be read, or none of the run's.
+        ResumeError: If the named one cannot be read, or none of the run's.
     """
     if named is not None and '://' in named:
         return named, {}
@@ -89,14 +93,19 @@ def choose_checkpoint(
         if reason is None:
             return named, {}
         other, _ = _first_readable(candidates)
-        raise RuntimeError(
-            f'cannot resume from {named}: {reason}. The newest checkpoint of '
-            f'the work dir that can be read is {other}'
+        raise ResumeError(
+            f'cannot resume from {named}: {reason}. '
+            + (
+                'The work dir has no checkpoint that can be read'
+                if other is None
+                else 'The newest checkpoint of the work dir that can be read '
+                f'is {other}'
+            )
         )
     path, refused = _first_readable(candidates)
     if path is None and refused:
         reasons = '; '.join(f'{p}: {why}' for p, why in refused.items())
-        raise RuntimeError(
+        raise ResumeError(
             'cannot resume, as none of the checkpoints can be read. Remove '
             f'them, or train without resume. {reasons}'
         )

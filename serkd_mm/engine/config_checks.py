@@ -56,6 +56,21 @@ _NESTED = {
 _MAY_BE_NONE = ('default_scope',)
 
 
+def check_config(cfg: Config) -> None:
+    """Refuse settings that need no model to be seen as mistakes.
+
+    Args:
+        cfg: Config of the runner.
+
+    Raises:
+        TypeError: If a setting has another type than it must have.
+        ValueError: If a key is misspelt or the training has no proper length.
+    """
+    check_keys(cfg)
+    check_types(cfg)
+    check_length(cfg)
+
+
 def check_keys(cfg: Config) -> None:
     """Refuse misspelt names where the host ignores unknown ones.
 

@@ -23,12 +23,8 @@ from .config_checks import (
     check_batch_norm,
     check_heads,
     check_instance_losses,
-    check_keys,
-    check_length,
-    check_types,
 )
 from .config_errors import config_errors
-from .data_checks import check_data
 from .hooks import BrokenImagesHook
 from .pretrained_checks import check_pretrained
 from .student_config import student_architecture
@@ -159,7 +155,8 @@ def train(cfg: Config) -> nn.Module:
     """Train what a config describes.
 
     Args:
-        cfg: Config of the runner.
+        cfg: Config of the runner, one that ``check_config`` and ``check_data``
+            let pass.
 
     Returns:
         The trained model.
@@ -171,10 +168,6 @@ def train(cfg: Config) -> nn.Module:
             train on.
     """
     with config_errors(cfg):
-        check_keys(cfg)
-        check_types(cfg)
-        check_length(cfg)
-        check_data(cfg, ('train_dataloader', 'val_dataloader'))
         runner = build_runner(cfg)
         check_pretrained(runner.model)
         check_heads(runner.model)

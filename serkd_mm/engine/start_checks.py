@@ -8,12 +8,21 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..models.algorithms.teacher import check_teacher_source
+from ..models.algorithms.teacher import (
+    TeacherWeightsError,
+    check_teacher_source,
+)
+from .checkpoints import ResumeError
 from .safe_load import UnsafeCheckpointError
 from .whole_checkpoint import OtherModelError
 
-# What reading a checkpoint that is there may end in, each of them one line.
-CHECKPOINT_ERRORS = (OtherModelError, UnsafeCheckpointError)
+# What checkpoints may end a run with that is being built, each in one line.
+CHECKPOINT_ERRORS = (
+    OtherModelError,
+    ResumeError,
+    TeacherWeightsError,
+    UnsafeCheckpointError,
+)
 
 
 def check_start(cfg: Config, option: str = 'load_from') -> None:

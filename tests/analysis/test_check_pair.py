@@ -415,6 +415,7 @@ def test_a_network_that_does_not_run_names_its_module() -> None:
         ),
         ('optim_wrapper.optimizer.type', 'No', 'optim_wrapper', 'No'),
         ('param_schedulers', [], 'config', 'param_scheduler'),
+        ('train_cfg.max_epochs', 'many', 'config', 'max_epochs'),
         ('model.no_such_option', 1, 'model', 'no_such_option'),
     ],
 )

@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 
 from ..agreement import main_process_writes
 from ..atomic_backend import remove_partial_files
-from ..checkpoints import choose_checkpoint
+from ..checkpoints import ResumeError, choose_checkpoint
 from ..late_removals import LateRemovals
 from ..near_names import nearest
 from ..runner_parts import length_reached, validation_is_due
@@ -61,7 +61,7 @@ class AtomicCheckpointHook(CheckpointHook):
         ValueError: For another ``if_unwritable``, and for
             ``file_client_args``, which goes past MMEngine's file backends.
         OSError: When training, if a checkpoint cannot be written.
-        RuntimeError: When resuming, if the named checkpoint cannot be read,
+        ResumeError: When resuming, if the named checkpoint cannot be read,
             or if there are checkpoints and none of them can.
     """
 
@@ -105,10 +105,10 @@ class AtomicCheckpointHook(CheckpointHook):
         broadcast_object_list(answer)
         runner._resume, runner._load_from, why_not = answer
         if why_not is not None:
-            raise RuntimeError(why_not)
+            raise ResumeError(why_not)
         path = runner._load_from
         if runner._resume and '://' not in path and not osp.exists(path):
-            raise RuntimeError(
+            raise ResumeError(
                 f'rank {runner.rank} cannot resume from {path}, which is not '
                 'on this machine; put work_dir on a disk that all machines '
                 'share'

@@ -19,6 +19,7 @@ from mmengine.runner import (
 from torch import Tensor
 
 from ... import compat
+from ..checkpoints import ResumeError
 from ..data_position import describe_data, find_position
 from ..named_batches import NamedBatches, name_batches
 from ..random_streams import enter_stream
@@ -203,7 +204,7 @@ def _check_optimizer(runner: Runner, checkpoint: dict) -> None:
     )
     if theirs != own:
         held = 'teacher.' in ''.join(checkpoint['state_dict'])
-        raise ValueError(
+        raise ResumeError(
             'cannot resume: the optimizer of the checkpoint has groups of '
             f'{theirs} parameters, that of the config {own}'
             + (' (the checkpoint holds a teacher)' if held else '')

@@ -18,6 +18,10 @@ from mmrazor.registry import MODELS
 from torch import nn
 
 
+class TeacherWeightsError(ValueError):
+    """A teacher without weights, or with those of another network."""
+
+
 def build_teacher(teacher: BaseModel | dict) -> BaseModel:
     """Build a teacher from what a config says about it.
 
@@ -88,7 +92,7 @@ def check_teacher_source(
         )
     if teacher_ckpt is None:
         if not allow_random_teacher:
-            raise ValueError(
+            raise TeacherWeightsError(
                 'teacher_ckpt is not set, so the teacher would be random; '
                 'set model.teacher_ckpt to the path or URL of its checkpoint, '
                 'or model.allow_random_teacher=True for a dry run'
@@ -118,8 +122,8 @@ def load_teacher_weights(
             does.
 
     Raises:
-        ValueError: If keys are missing or unexpected or shapes differ; the
-            message lists the first few of each kind.
+        TeacherWeightsError: If keys are missing or unexpected or shapes
+            differ; the message lists the first few of each kind.
     """
     checkpoint = CheckpointLoader.load_checkpoint(
         teacher_ckpt, map_location='cpu'
@@ -152,7 +156,7 @@ def load_teacher_weights(
         ]
         unexpected = list(result.unexpected_keys)
     if shapes or missing or unexpected:
-        raise ValueError(
+        raise TeacherWeightsError(
             f'teacher_ckpt {teacher_ckpt!r} does not fit the teacher '
             f'({type(teacher).__name__} with '
             f'{type(getattr(teacher, "backbone", teacher)).__name__}): '

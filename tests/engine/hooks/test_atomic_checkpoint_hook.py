@@ -18,6 +18,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader
 
 from serkd_mm.engine import AtomicLocalBackend, atomic_backend
+from serkd_mm.engine.checkpoints import ResumeError
 from serkd_mm.engine.hooks import atomic_checkpoint_hook
 from tests.engine.runs import (
     EPOCHS,
@@ -385,7 +386,7 @@ def test_nothing_readable_is_an_error_and_no_fresh_start(
     for path in tmp_path.glob('*.pth'):
         break_off(path)
 
-    with pytest.raises(RuntimeError, match='none of the checkpoints') as error:
+    with pytest.raises(ResumeError, match='none of the checkpoints') as error:
         train(tmp_path, resume=True)
 
     for epoch in range(1, EPOCHS + 1):
@@ -397,7 +398,7 @@ def test_a_named_checkpoint_is_not_exchanged(tmp_path: Path) -> None:
     broken = tmp_path / 'epoch_2.pth'
     break_off(broken)
 
-    with pytest.raises(RuntimeError) as error:
+    with pytest.raises(ResumeError) as error:
         train(tmp_path, resume=True, load_from=str(broken))
 
     assert f'cannot resume from {broken}: ' in str(error.value)
@@ -414,7 +415,7 @@ def test_a_machine_without_the_checkpoint_says_so(
         atomic_checkpoint_hook, 'broadcast_object_list', answer
     )
 
-    with pytest.raises(RuntimeError, match='a disk that all machines share'):
+    with pytest.raises(ResumeError, match='a disk that all machines share'):
         train(tmp_path)
 
 
@@ -423,7 +424,7 @@ def test_weights_alone_cannot_be_resumed_from(tmp_path: Path) -> None:
     state = torch.load(tmp_path / 'epoch_3.pth')['state_dict']
     torch.save(dict(state_dict=state), tmp_path / 'weights.pth')
 
-    with pytest.raises(RuntimeError, match='has no meta, message_hub,'):
+    with pytest.raises(ResumeError, match='has no meta, message_hub,'):
         train(tmp_path, resume=True, load_from=str(tmp_path / 'weights.pth'))
 
 
@@ -431,7 +432,7 @@ def test_without_its_optimizer_no_run_goes_on(tmp_path: Path) -> None:
     train(tmp_path, hooks=KEEP_BEST, **validation(1, 1, 1))
     best = str(tmp_path / BEST.format(1))
 
-    with pytest.raises(RuntimeError, match='has no optimizer.*load_from'):
+    with pytest.raises(ResumeError, match='has no optimizer.*load_from'):
         train(tmp_path, resume=True, load_from=best)
 
 
@@ -523,6 +524,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from serkd_mm.engine import AtomicLocalBackend, atomic_backend
+from serkd_mm.engine.checkpoints import ResumeError
 from tests.engine.runs import build_runner
 
 calls = []

@@ -23,6 +23,7 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch.utils.data import Dataset, IterableDataset, RandomSampler
 
+from serkd_mm.engine.checkpoints import ResumeError
 from tests.engine import runs
 from tests.engine.runs import build_runner, log_of, two_optimizers
 from tests.jobs import free_port
@@ -458,7 +459,7 @@ def test_of_a_checkpoint_with_teacher_the_weights_load(
 
     state = runner.model.state_dict()
     assert differences(state, {key: old[key] for key in state}) == []
-    with pytest.raises(ValueError, match='holds a teacher.*as load_from'):
+    with pytest.raises(ResumeError, match='holds a teacher.*as load_from'):
         train(tmp_path / 'new', resume=True, load_from=str(path))
 
 
