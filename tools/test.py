@@ -24,7 +24,7 @@ from serkd_mm.engine.launch import (
     rename_dump,
     workers_end,
 )
-from serkd_mm.engine.start_checks import CHECKPOINT_ERRORS, check_start
+from serkd_mm.engine.start_checks import START_ERRORS, check_start
 from serkd_mm.engine.whole_checkpoint import require_whole_checkpoint
 from serkd_mm.one_line_errors import MISTAKES, one_line_errors
 
@@ -90,7 +90,7 @@ def main() -> None:
     rename_dump(cfg, 'test_')
     if args.amp:
         cfg.test_cfg.fp16 = True
-    with one_line_errors(CHECKPOINT_ERRORS), clean_exit():
+    with one_line_errors(START_ERRORS), clean_exit():
         evaluate(cfg, args)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+from urllib.error import URLError
 
 from mmengine.config import Config
 from mmengine.runner import (
@@ -20,6 +21,7 @@ from mmengine.runner import (
 )
 from torch import nn
 
+from .downloads import download_error
 from .near_names import near_name
 
 RUNNERS = (Runner, FlexibleRunner)
@@ -40,6 +42,9 @@ def config_errors(cfg: Config) -> Iterator[None]:
 
     Args:
         cfg: Config that is built and run inside the block.
+
+    Raises:
+        DownloadError: If something could not be downloaded.
     """
     original = cfg.to_dict()
     try:
@@ -47,6 +52,12 @@ def config_errors(cfg: Config) -> Iterator[None]:
     except FloatingPointError:
         # Of the numbers of a training, which no key is to blame for.
         raise
+    except URLError as error:
+        urls = [frame.f_locals.get('url') for frame in _frames(error)]
+        url = next((url for url in urls if isinstance(url, str)), None)
+        places = _key_of(url, original), _locate(error, original) or ()
+        key, part = ('.'.join(map(str, place)) for place in places)
+        raise download_error(error, url, key, part) from error
     except Exception as error:
         if type(error).__module__.startswith('serkd_mm.'):
             # Faults of files or numbers, with messages of their own.
@@ -201,6 +212,16 @@ def _parts(cfg: Any, path: tuple) -> Iterator[tuple[tuple, Any]]:
         if isinstance(value, (dict, list)) and value:
             yield (*path, key), value
             yield from _parts(value, (*path, key))
+
+
+def _key_of(text: str | None, cfg: dict) -> tuple:
+    """Path of the first value that is a text."""
+    for path, part in [((), cfg), *_parts(cfg, ())]:
+        items = part.items() if isinstance(part, dict) else enumerate(part)
+        for key, value in items:
+            if isinstance(value, str) and value == text:
+                return (*path, key)
+    return ()
 
 
 def _equal(part: Any, block: Any) -> bool:

@@ -13,11 +13,13 @@ from ..models.algorithms.teacher import (
     check_teacher_source,
 )
 from .checkpoints import ResumeError
+from .downloads import DownloadError
 from .safe_load import UnsafeCheckpointError
 from .whole_checkpoint import OtherModelError
 
-# What checkpoints may end a run with that is being built, each in one line.
-CHECKPOINT_ERRORS = (
+# What files that a run needs may end it with, each in one line.
+START_ERRORS = (
+    DownloadError,
     OtherModelError,
     ResumeError,
     TeacherWeightsError,

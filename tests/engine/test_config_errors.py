@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import errno
+import urllib.request
+from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from torch import nn
 
 from serkd_mm.datasets import BrokenImageError
 from serkd_mm.engine.config_errors import config_errors
+from serkd_mm.engine.downloads import DownloadError
 
 from ..models.builders import (
     algorithm_config,
@@ -140,6 +144,48 @@ def test_faults_of_files_are_no_mistakes_in_the_config() -> None:
     with pytest.raises(BrokenImageError) as error, config_errors(cfg):
         _loop(cfg, BrokenImageError("broken image 'a.jpg'"))
     assert str(error.value) == "broken image 'a.jpg'"
+
+
+@pytest.fixture
+def no_internet(monkeypatch: pytest.MonkeyPatch) -> None:
+    def urlopen(*_: Any, **__: Any) -> None:
+        raise URLError('no route to host')
+
+    monkeypatch.setattr(urllib.request, 'urlopen', urlopen)
+    # PyTorch has taken the function by its name.
+    monkeypatch.setattr(torch.hub, 'urlopen', urlopen)
+
+
+def test_a_checkpoint_that_cannot_be_downloaded_is_named(
+    no_internet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    url = 'https://example.org/teacher.pth'
+    cfg = config(teacher_ckpt=url, allow_random_teacher=False)
+
+    with pytest.raises(DownloadError) as error, config_errors(cfg):
+        MODELS.build(cfg.model)
+
+    assert str(error.value) == (
+        f'cannot download {url} (<urlopen error no route to host>); '
+        'set model.teacher_ckpt to the path of a copy of it'
+    )
+
+
+def test_a_dataset_that_cannot_be_downloaded_is_named(
+    no_internet: None, tmp_path: Path
+) -> None:
+    data = dict(type='mmpretrain.CIFAR10', split='train', pipeline=[])
+    data['data_root'] = str(tmp_path)
+    cfg = Config(dict(train_dataloader=dict(dataset=data)))
+
+    with pytest.raises(DownloadError) as error, config_errors(cfg):
+        DATASETS.build(cfg.train_dataloader.dataset)
+
+    assert str(error.value).startswith('cannot download https://')
+    assert 'cifar-10-python.tar.gz (<urlopen error' in str(error.value)
+    end = '; put a copy of it into train_dataloader.dataset.data_root'
+    assert str(error.value).endswith(end)
 
 
 def test_an_error_from_elsewhere_stays_as_it_is() -> None:
