@@ -162,7 +162,8 @@ def test_the_names_of_weights_and_grids_are_true(
 
 
 @pytest.mark.parametrize(
-    'name', ['digits', 'digits-5', 'cifar10', 'cifar10-short']
+    'name',
+    ['digits', 'digits-5', 'cifar10', 'cifar10-short', 'cifar10-tokens'],
 )
 def test_the_methods_of_a_study_share_all_but_their_losses(name: str) -> None:
     configs = {
