@@ -92,7 +92,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         '--cfg-options',
         nargs='+',
         action=CfgOptions,
-        help='as in train.py, for experiments and teacher',
+        help='as in train.py, for the experiments, and for the teacher where '
+        'it has the block of a key',
     )
 
 

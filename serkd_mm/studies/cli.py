@@ -47,11 +47,16 @@ def main(root: Path, arguments: Sequence[str] | None = None) -> None:
         out = args.out.resolve() / study.name
         runs = runs_of(study, out, args.only, args.seeds)
         if args.command == 'list':
-            print(_listing(study, runs, root))
+            print(_listing(study, runs, root, args.study))
         elif args.command == 'run':
             _run(parser, args, study, out, runs, root)
         else:
-            print(_table(args, study, out, runs, commands_of(study, runs)))
+            if args.only and study.baseline not in (None, *args.only):
+                # What the others are compared with.
+                only = [*args.only, study.baseline]
+                runs = runs_of(study, out, only, args.seeds)
+            commands = commands_of(study, runs, named=args.study)
+            print(_table(args, study, out, runs, commands))
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f'error: {error}\n')
 
@@ -93,7 +98,7 @@ def _run(
     if any(run.status == FINISHED for run in shown):
         # By their fingerprints, these had the options that are given now.
         known = {run.folder: given for run in runs}
-        commands = commands_of(study, shown, known)
+        commands = commands_of(study, shown, known, args.study)
         print(_table(args, study, out, shown, commands))
     for title, message in failures.items():
         print(f'FAILED: {title}: {message}', file=sys.stderr)
@@ -157,7 +162,7 @@ def _summary(study: Study) -> str:
     )
 
 
-def _listing(study: Study, runs: Sequence[Run], root: Path) -> str:
+def _listing(study: Study, runs: Sequence[Run], root: Path, named: str) -> str:
     """Experiments with the paper's number, state and config."""
     lines = [_summary(study)]
     if study.options:
@@ -182,7 +187,7 @@ def _listing(study: Study, runs: Sequence[Run], root: Path) -> str:
             if (key, value) not in study.options.items()
         }
         lines.append(' '.join([*line, *as_cfg_options(own_options)]))
-    command = f'python tools/ablate.py run {study.name}'
+    command = f'python tools/ablate.py run {shlex.quote(named)}'
     first = runs[0].experiment.name
     lines.append(f'one:  {command} --only {first} [--gpus 8]')
     lines.append(f'all:  {command} [--gpus 8]')

@@ -79,6 +79,12 @@ def markdown(
             text.append(
                 f'Missing: {row.experiment.name}, {"; ".join(states)}.'
             )
+        if row.incomparable:
+            seeds = ', '.join(map(str, row.incomparable))
+            text.append(
+                f'Not compared: {row.experiment.name}, seed {seeds}: trained '
+                f'with another teacher or other options than {_label(study)}.'
+            )
     text += [f'Command: `{command}`' for command in commands]
     lines = '\n'.join(f'- {line}' for line in text)
     return f'{table.markdown()}\n{lines}\n'

@@ -133,7 +133,7 @@ def runs_of(
             out / experiment.name / f'seed-{seed}',
             study.seed_keys,
         )
-        for seed in (study.seeds if seeds is None else seeds)
+        for seed in dict.fromkeys(study.seeds if seeds is None else seeds)
         for experiment in experiments
     ]
 
@@ -167,6 +167,14 @@ def fingerprint(
     digest.update(config_text(cfg).encode())
     digest.update('\0'.join(arguments).encode())
     return digest.hexdigest()[:16]
+
+
+def file_digest(path: str) -> str | None:
+    """Hash of a file, None where it is none of this machine."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        return None
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def config_text(cfg: Config) -> str:

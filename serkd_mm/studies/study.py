@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,30 @@ import yaml
 from mmengine.config import Config
 
 TEACHER = 'teacher'
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _list_of(kind: type) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, list) and all(type(item) is kind for item in value)
+    )
+
+
+# What the keys of a file hold, those of the study and of its experiments.
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    'title': (lambda value: isinstance(value, str), 'text'),
+    'experiments': (lambda value: isinstance(value, list), 'a list'),
+    'seeds': (_list_of(int), 'a list of whole numbers'),
+    'seed_keys': (_list_of(str), 'a list of config keys'),
+    'notes': (_list_of(str), 'a list of lines'),
+    'options': (lambda value: isinstance(value, dict), 'a mapping'),
+    'config': (lambda value: isinstance(value, str), 'the path of a config'),
+    'label': (lambda value: isinstance(value, str), 'text'),
+    'paper': (_is_number, 'a number'),
+}
 
 
 @dataclass(frozen=True)
@@ -86,17 +110,36 @@ class Study:
         return tuple(e for e in self.experiments if e.name in set(names))
 
     def with_options(self, options: dict[str, Any]) -> Study:
-        """The study with further options of experiments and teacher."""
+        """The study with further options of experiments and teacher.
 
-        def extended(experiment: Experiment) -> Experiment:
-            merged = {**experiment.options, **options}
-            return replace(experiment, options=merged)
+        The teacher takes those whose block it has: not the options of a
+        distiller, for example.
+        """
 
+        def extended(experiment: Experiment, new: dict) -> Experiment:
+            return replace(experiment, options={**experiment.options, **new})
+
+        teacher = self.teacher
+        if teacher is not None and options:
+            cfg = teacher.load()
+            own = {k: v for k, v in options.items() if _has_block_of(cfg, k)}
+            teacher = extended(teacher, own)
         return replace(
             self,
-            experiments=tuple(map(extended, self.experiments)),
-            teacher=self.teacher and extended(self.teacher),
+            experiments=tuple(extended(e, options) for e in self.experiments),
+            teacher=teacher,
         )
+
+
+def _has_block_of(cfg: Config, key: str) -> bool:
+    """Whether a config has all of a key with dots but its end."""
+    part: Any = cfg.to_dict()
+    for name in key.split('.')[:-1]:
+        try:
+            part = part[int(name) if isinstance(part, list) else name]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return False
+    return isinstance(part, (dict, list))
 
 
 def find_studies(folder: Path) -> dict[str, Path]:
@@ -119,11 +162,14 @@ def load_study(path: Path) -> Study:
 
     Raises:
         FileNotFoundError: If the file or a config does not exist.
-        ValueError: If it says something that a study does not have, or
-            contradicts itself.
+        ValueError: If it is no YAML, says something that a study does not
+            have or that has another type, or contradicts itself.
     """
-    content = yaml.safe_load(path.read_text())
     where = f'study {path}'
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f'{where} is no YAML: {error}') from error
     if not isinstance(content, dict):
         raise ValueError(f'{where} must be a mapping, got {content!r}')
     _check_keys(content, Study, where, required={'title', 'experiments'})
@@ -182,6 +228,12 @@ def _check_keys(
             f'{where} has unknown keys {sorted(unknown)} and lacks '
             f'{sorted(missing)}; known keys are {sorted(known)}'
         )
+    for key, value in entry.items():
+        fits, wanted = _TYPES.get(key, (lambda _: True, ''))
+        if not fits(value):
+            raise ValueError(
+                f'{key} of {where} must be {wanted}, got {value!r}'
+            )
 
 
 def _check(study: Study, where: str) -> None:

@@ -61,7 +61,8 @@ class Row:
         best: Best top-1 of any epoch by seed.
         seconds: Seconds of the runs that were trained in one go.
         differences: Top-1 less that of the baseline, at the seeds that both
-            have.
+            have under the same conditions.
+        incomparable: Seeds that both have, under other conditions.
         unfinished: Seeds without result and the state of their runs.
     """
 
@@ -70,6 +71,7 @@ class Row:
     best: dict[int | None, float]
     seconds: Statistic
     differences: dict[int | None, float]
+    incomparable: list[int | None]
     unfinished: dict[int | None, str]
 
     @property
@@ -98,21 +100,19 @@ def summarise(study: Study, runs: Sequence[Run]) -> list[Row]:
         }
         for experiment in study.experiments
     }
-    top1 = {name: _values(found, 'last') for name, found in records.items()}
+    baseline = records[study.baseline] if study.baseline else {}
     return [
-        _row(
-            experiment,
-            records[experiment.name],
-            top1[experiment.name],
-            top1[study.baseline] if study.baseline else {},
-        )
+        _row(experiment, records[experiment.name], baseline)
         for experiment in study.experiments
         if records[experiment.name]
     ]
 
 
 def commands_of(
-    study: Study, runs: Sequence[Run], given: Mapping[Path, str] | None = None
+    study: Study,
+    runs: Sequence[Run],
+    given: Mapping[Path, str] | None = None,
+    named: str | None = None,
 ) -> list[str]:
     """The commands that train the finished runs again.
 
@@ -120,6 +120,7 @@ def commands_of(
         study: The study.
         runs: Its runs.
         given: Options that decided, by folder, for records without them.
+        named: The study's file, if it is named by that.
 
     Returns:
         One for all runs of the same options. None at all if the options of a
@@ -136,7 +137,7 @@ def commands_of(
         groups.setdefault(options, []).append(run)
     commands = []
     for options, group in groups.items():
-        parts = ['python', 'tools/ablate.py', 'run', study.name]
+        parts = ['python', 'tools/ablate.py', 'run', named or study.name]
         if len(groups) > 1:
             names = dict.fromkeys(run.experiment.name for run in group)
             parts += ['--only', *names]
@@ -163,12 +164,42 @@ def paired(
     }
 
 
+def same_conditions(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two records allow to compare what they are records of.
+
+    They do not if their teachers were different files or their options of the
+    command line differ; what a record does not have speaks against nothing.
+    """
+    pairs = [
+        (one.get('teacher_digest'), other.get('teacher_digest')),
+        (_options(one), _options(other)),
+    ]
+    return all(None in pair or pair[0] == pair[1] for pair in pairs)
+
+
+def _options(record: Mapping[str, Any]) -> list[str] | None:
+    """Options that decided, but the teacher's name."""
+    if record.get('given') is None:
+        return None
+    parts = shlex.split(record['given'])
+    if '--teacher' in parts:
+        start = parts.index('--teacher')
+        del parts[start : start + 2]
+    return parts
+
+
 def _row(
     experiment: Experiment,
     records: dict[int | None, dict],
-    top1: dict[int | None, float],
-    baseline: dict[int | None, float],
+    baseline: dict[int | None, dict],
 ) -> Row:
+    top1, theirs = _values(records, 'last'), _values(baseline, 'last')
+    apart = [
+        seed
+        for seed in top1
+        if seed in theirs
+        and not same_conditions(records[seed], baseline[seed])
+    ]
     finished = {s: r for s, r in records.items() if s in top1}
     if len({record['fingerprint'] for record in finished.values()}) > 1:
         raise ValueError(
@@ -183,7 +214,8 @@ def _row(
         top1,
         _values(records, 'best'),
         Statistic.of([record['seconds'] for record in in_one_go]),
-        paired(top1, baseline),
+        paired(top1, {s: v for s, v in theirs.items() if s not in apart}),
+        apart,
         {
             seed: record.get('error') or record.get('status', 'open')
             for seed, record in records.items()

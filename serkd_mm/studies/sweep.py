@@ -24,12 +24,14 @@ from .runs import (
     LOG,
     RUNNING,
     Run,
+    file_digest,
     fingerprint,
     finished_curve,
     has_teacher,
+    runs_of,
     teacher_run,
 )
-from .study import Study
+from .study import TEACHER, Study
 
 
 @dataclass
@@ -130,7 +132,7 @@ class Sweep:
                 )
         others = [
             run
-            for run in runs
+            for run in [*runs, *self._other_seeds(runs)]
             if run.holds_other_work(found[run.experiment.name])
         ]
         if others:
@@ -149,6 +151,15 @@ class Sweep:
                 '--out'
             )
         return found
+
+    def _other_seeds(self, runs: Sequence[Run]) -> list[Run]:
+        """Runs that will share a row of the table with those to train."""
+        of_study = [run for run in runs if run.experiment.name != TEACHER]
+        if not of_study:
+            return []
+        names = {run.experiment.name for run in of_study}
+        found = runs_of(self.study, self.out, names)
+        return [run for run in found if run not in runs]
 
     def _run_one(
         self, run: Run, digest: str, slots: queue.SimpleQueue[int]
@@ -208,6 +219,7 @@ class Sweep:
             given=self.given,
             seed=run.seed,
             teacher=teacher and Path(teacher).name,
+            teacher_digest=teacher and file_digest(teacher),
             fingerprint=digest,
             resumed=resume,
             environment={

@@ -119,7 +119,8 @@ def test_a_tiny_study_from_teacher_to_table(
     assert '| kd |' in capsys.readouterr().out
     (line,) = re.findall('Command: `(.*)`', (out / 'tiny.md').read_text())
     options = ' '.join(shlex.quote(option) for option in TINY)
-    assert line == f'python tools/ablate.py run tiny --cfg-options {options}'
+    command_line = 'python tools/ablate.py run tiny.yml --cfg-options'
+    assert line == f'{command_line} {options}'
     again = json.loads((out / 'serkd' / 'seed-3' / 'run.json').read_text())
     assert again == record
     with pytest.raises(SystemExit):
@@ -131,6 +132,9 @@ def test_a_tiny_study_from_teacher_to_table(
     main(ROOT, ['table', 'tiny.yml', '--save', 'saved'])
     (again,) = re.findall('Command: `(.*)`', Path('saved/tiny.md').read_text())
     assert again == line
+    capsys.readouterr()
+    main(ROOT, ['table', 'tiny.yml', '--only', 'serkd', '--save', 'saved'])
+    assert f'| {difference:+.2f} |' in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -142,8 +142,11 @@ def test_seeds_beside_the_studys_are_in_the_command(
 ) -> None:
     for seed in (0, 7):
         finish(study, tmp_path, 'a', seed, given='')
-    (line,) = commands_of(study, runs_of(study, tmp_path, ['a'], [0, 7]))
+    runs = runs_of(study, tmp_path, ['a'], [0, 7])
+    (line,) = commands_of(study, runs)
     assert line == 'python tools/ablate.py run fake --seeds 0 7'
+    (line,) = commands_of(study, runs, named='my studies/fake.yml')
+    assert "run 'my studies/fake.yml' --seeds" in line
 
 
 @pytest.mark.parametrize(
@@ -215,6 +218,29 @@ def test_runs_of_different_configs_make_no_mean(
 
     with pytest.raises(ValueError, match="runs of 'b' had different configs"):
         summarise(study, runs_of(study, out))
+
+
+def test_no_difference_is_taken_between_different_conditions(
+    study: Study, tmp_path: Path
+) -> None:
+    out = tmp_path / 'apart'
+    finish(study, out, 'a', 0, teacher_digest='1', given='--teacher x.pth')
+    finish(study, out, 'a', 1, teacher_digest='1', given='--amp')
+    finish(study, out, 'a', 2, teacher_digest='1', given='')
+    # The same file by another name; other options; another file.
+    finish(study, out, 'b', 0, teacher_digest='1', given='--teacher y.pth')
+    finish(study, out, 'b', 1, teacher_digest='1', given='')
+    finish(study, out, 'b', 2, teacher_digest='2', given='')
+    # Without a teacher.
+    finish(study, out, 'c', 0, teacher_digest=None, given='--teacher x.pth')
+
+    _, b, c = summarise(study, runs_of(study, out))
+
+    assert b.differences == {0: 3.0}
+    assert b.incomparable == [1, 2]
+    assert c.differences == {0: -10.0}
+    text = write_report(study, runs_of(study, out), out, tmp_path, [])
+    assert '- Not compared: b, seed 1, 2: trained with another teacher' in text
 
 
 def test_no_table_of_nothing(study: Study, tmp_path: Path) -> None:

@@ -57,12 +57,17 @@ def test_options_reach_experiments_and_teacher(tmp_path: Path) -> None:
         teacher={'config': 'big.py'},
     )
 
-    study = study.with_options({'train_cfg.max_epochs': 1})
+    study = study.with_options(
+        {'train_cfg.max_epochs': 1, 'model.distiller.losses.kd.tau': 2.0}
+    )
 
     assert study.experiments[0].load().train_cfg.max_epochs == 1
     assert study.experiments[0].load().top1 == [1.0]
     assert study.teacher is not None
     assert study.teacher.load().train_cfg.max_epochs == 1
+    # It has no distiller that could take one of its options.
+    assert study.experiments[0].load().model.distiller.losses.kd.tau == 2.0
+    assert 'distiller' not in study.teacher.load().model
 
 
 def test_options_of_the_study_are_those_of_every_experiment(
@@ -102,6 +107,15 @@ ENTRY = {'name': 'a', 'config': 'a.py'}
         ({'baseline': 'kd'}, r"baseline 'kd' .* none of .*\['a'\]"),
         ({'seeds': []}, r'needs seeds, each once; got \[\]'),
         ({'seeds': [1, 1]}, r'each once; got \[1, 1\]'),
+        ({'seeds': 3}, 'seeds of study .* a list of whole numbers, got 3'),
+        ({'seed_keys': 'seed'}, "a list of config keys, got 'seed'"),
+        ({'notes': 'text'}, "notes of .* a list of lines, got 'text'"),
+        ({'options': ['a']}, r"options of .* a mapping, got \['a'\]"),
+        ({'title': 3}, 'title of .* must be text, got 3'),
+        (
+            {'experiments': [{**ENTRY, 'paper': '76.8'}]},
+            "paper of an experiment of .* a number, got '76.8'",
+        ),
     ],
 )
 def test_a_mistake_in_the_file_is_named(
@@ -122,6 +136,9 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / 'list.yml'
     path.write_text('- kd\n')
     with pytest.raises(ValueError, match=r"mapping, got \['kd'\]"):
+        load_study(path)
+    path.write_text('title: [\n')
+    with pytest.raises(ValueError, match='list.yml is no YAML: '):
         load_study(path)
 
 

@@ -16,6 +16,7 @@ import pytest
 from serkd_mm.studies import Run, Study, Sweep, runs_of
 from serkd_mm.studies import sweep as sweep_module
 from serkd_mm.studies.process import RunError, lock, slot_environment
+from serkd_mm.studies.runs import file_digest
 
 from .fakes import (
     FakeLauncher,
@@ -188,12 +189,32 @@ def test_the_first_key_that_differs_is_named(
     sweep(study, tmp_path, only=['a'])
     study = study.with_options({'train_cfg.max_epochs': 3})
 
-    with pytest.raises(ValueError, match='1 run was .* another') as error:
+    # The other seed is of the same row.
+    with pytest.raises(ValueError, match='2 runs were .* another') as error:
         Sweep(study, tmp_path / 'out', launcher()).run(
             [run_of(study, tmp_path, 'a', 1)]
         )
 
     assert '(train_cfg.max_epochs is 2 there, 3 now)' in str(error.value)
+
+
+def test_a_new_seed_of_another_config_is_refused_before_it_is_trained(
+    study: Study, tmp_path: Path
+) -> None:
+    sweep(study, tmp_path, only=['a'])
+    study = study.with_options({'lr': 2})
+    out = tmp_path / 'out'
+
+    with pytest.raises(ValueError, match='2 runs were .* another config'):
+        Sweep(study, out, launcher()).run(runs_of(study, out, ['a'], [7]))
+    assert len(starts(tmp_path)) == 2
+
+
+def test_a_seed_given_twice_is_trained_once(
+    study: Study, tmp_path: Path
+) -> None:
+    runs = runs_of(study, tmp_path / 'out', ['a'], [1, 1])
+    assert [run.seed for run in runs] == [1]
 
 
 def test_results_of_another_number_of_processes_are_not_mixed(
@@ -289,6 +310,11 @@ def test_students_of_another_teacher_are_not_mixed(
     assert len(starts(tmp_path)) == 4
     assert starts(tmp_path)[1]['teacher'] == str(tmp_path / 'one.pth')
     assert record(taught, tmp_path, 'kd', 1)['teacher'] == 'one.pth'
+    digests = [
+        record(taught, tmp_path, name, 1)['teacher_digest']
+        for name in ('kd', 'alone')
+    ]
+    assert digests == [file_digest(str(tmp_path / 'one.pth')), None]
     assert record(taught, tmp_path, 'alone', 1)['teacher'] is None
 
     with pytest.raises(ValueError, match='s checkpoint holds some'):
