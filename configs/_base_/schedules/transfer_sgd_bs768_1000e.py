@@ -14,6 +14,8 @@ optim_wrapper = dict(
             '.cls_token': dict(decay_mult=0.0),
             '.dist_token': dict(decay_mult=0.0),
             '.pos_embed': dict(decay_mult=0.0),
+            # Positions of DearKD's students.
+            '.scaled_dot_product_attention': dict(decay_mult=0.0),
         },
     ),
 )
