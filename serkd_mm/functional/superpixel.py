@@ -290,7 +290,9 @@ def size_pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
 
 
 def _is_whole(value: Any) -> bool:
-    return hasattr(value, '__index__') and not isinstance(value, bool)
+    # torch.compile knows no attributes of a size that it keeps symbolic.
+    whole = isinstance(value, int) or hasattr(value, '__index__')
+    return whole and not isinstance(value, bool)
 
 
 def check_clustering(num_iters: int, affinity: str, impl: str) -> None:

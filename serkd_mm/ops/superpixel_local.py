@@ -44,8 +44,9 @@ def cluster_local(
     batch, num, width = x.shape
     rows, cols = superpixel_grid(hw, cell_size)
     average, outside, missing = cached(_bands, hw, cell_size, x)
-    # Missing tokens fill the last band up.
-    band = F.pad(x, (0, 0, 0, missing.numel() - num))
+    # Missing tokens fill the last band up. A pad of none would copy all.
+    fill = missing.numel() - num
+    band = F.pad(x, (0, 0, 0, fill)) if fill else x
     band = band.view(batch, rows, -1, width)
     superpixels = average.transpose(1, 2) @ band
     assignment = None

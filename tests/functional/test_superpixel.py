@@ -563,6 +563,25 @@ def test_compiled_surroundings_stay_one_graph(impl):
 
 
 @pytest.mark.parametrize('impl', ['dense', 'local'])
+def test_compiled_surroundings_take_other_maps(impl):
+    # From the second size on PyTorch keeps sizes symbolic.
+    torch.compiler.reset()
+
+    def surrounded(feature):
+        tokens = feature.tanh().flatten(2).transpose(1, 2)
+        return 2 * superpixel_tokens(tokens, feature.shape[2:], 2, impl=impl)
+
+    compiled = torch.compile(surrounded, backend='aot_eager', fullgraph=True)
+    for hw in ((8, 8), (6, 6), (5, 7), (10, 8)):
+        leaf = torch.randn(2, 6, *hw, requires_grad=True)
+        grads = [
+            torch.autograd.grad(function(leaf).square().sum(), leaf)
+            for function in (compiled, surrounded)
+        ]
+        torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize('impl', ['dense', 'local'])
 def test_inference_mode_leaves_nothing_that_training_cannot_use(impl):
     # A size that no other test has, so that its tables are made here.
     tokens, size = torch.randn(1, 13 * 11, 3), (13, 11)

@@ -88,10 +88,11 @@ class VisualTokens(BaseConnector):
     def _grid(self, length: int) -> tuple[int, int]:
         """Grid of the visual tokens in a sequence of ``length`` tokens."""
         count = length - self.num_prefix_tokens
+        if self.hw is not None and self.hw[0] * self.hw[1] == count:
+            return self.hw
         side = max(math.isqrt(max(count, 1)), 1)
-        hw = self.hw or (side, side)
-        if hw[0] * hw[1] == count:
-            return hw
+        if self.hw is None and side**2 == count:
+            return side, side
         if (side + 1) ** 2 - count < count - side**2:
             side += 1
         wanted = 'a square' if self.hw is None else f'hw={self.hw}'
