@@ -545,6 +545,19 @@ def test_the_students_own_preprocessor_wins() -> None:
     assert mean == pytest.approx(BGR['mean'])
 
 
+def test_a_built_student_keeps_its_own_preprocessor() -> None:
+    mixed = student_config(
+        data_preprocessor=dict(BGR, num_classes=CLASSES),
+        train_cfg=dict(augments=dict(type='Mixup', alpha=0.8)),
+    )
+    student = MODELS.build(mixed)
+
+    model = build(architecture=student, data_preprocessor=RGB)
+
+    assert model.data_preprocessor is student.data_preprocessor
+    assert model.data_preprocessor.batch_augments is not None
+
+
 # -- where the teacher's weights come from ----------------------------------
 
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.runner.activation_checkpointing import (
+    turn_on_activation_checkpointing,
+)
 from mmrazor.models.architectures.connectors.base_connector import (
     BaseConnector,
 )
@@ -421,3 +424,35 @@ def test_deliveries_hand_the_teachers_random_draw_to_the_student() -> None:
     assert torch.equal(drawn['student'][0], drawn['teacher'][0])
     assert torch.equal(drawn['student'][1], drawn['teacher'][1])
     assert not torch.equal(drawn['teacher'][0], drawn['teacher'][1])
+
+
+# -- activation checkpointing -----------------------------------------------
+
+
+def checkpointed(source: str) -> nn.Module:
+    """A student whose first layer computes its activations again."""
+    distiller = distiller_config(losses=('loss_feature',))
+    distiller['student_recorders']['tokens'] = recorder(source)
+    model = build(distiller=distiller)
+    name = 'architecture.backbone.layers.0'
+    turn_on_activation_checkpointing(model, [name])
+    return model
+
+
+def test_a_record_that_would_train_nothing_is_refused() -> None:
+    model = checkpointed('backbone.layers.0.attn')
+    with pytest.raises(
+        RuntimeError,
+        match=r"'tokens' would record 'backbone\.layers\.0\.attn' without .*"
+        'record the module that is checkpointed',
+    ):
+        losses_of(model, *batch())
+    with torch.no_grad():
+        losses_of(model, *batch())
+
+
+def test_a_module_that_is_checkpointed_is_recorded_with_its_gradient() -> None:
+    model = checkpointed('backbone.layers.0')
+    losses_of(model, *batch())['distill.loss_feature'].backward()
+    weight = model.student.backbone.layers[0].attn.qkv.weight
+    assert weight.grad.any()

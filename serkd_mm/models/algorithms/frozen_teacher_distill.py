@@ -137,6 +137,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 'data_preprocessor', copy.copy(data_preprocessor)
             )
             data_preprocessor = None
+        if getattr(architecture, 'data_preprocessor', None) is not None:
+            # A built student has its own.
+            data_preprocessor = None
         super().__init__(
             distiller=distiller,
             teacher=build_teacher(teacher),
@@ -210,8 +213,14 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         distiller.set_deliveries_override(True)
         recorders = distiller.student_recorders
         grad = torch.is_grad_enabled() and self.student_trainable
-        with torch.set_grad_enabled(grad), recorders, deliveries:
-            labelled = self.student(batch_inputs, data_samples, mode='loss')
+        distiller.student_learns = grad
+        try:
+            with torch.set_grad_enabled(grad), recorders, deliveries:
+                labelled = self.student(
+                    batch_inputs, data_samples, mode='loss'
+                )
+        finally:
+            distiller.student_learns = False
 
         losses = {}
         if self.calculate_student_loss:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,6 +42,8 @@ class SeRKDDistiller(ConfigurableDistiller):
         check_blocks(kwargs)
         super().__init__(**kwargs)
         self._connected: dict[tuple, Any] | None = None
+        # While the student runs for losses that are to train it.
+        self.student_learns = False
         unmapped = set(self.distill_losses) - set(self.loss_forward_mappings)
         if unmapped:
             raise ValueError(
@@ -70,6 +73,27 @@ class SeRKDDistiller(ConfigurableDistiller):
         """Attach the student's recorders, ``model`` being the student."""
         _check_sources(self.student_recorders, model, 'student')
         super().prepare_from_student(model)
+        for name, recorder in self.student_recorders.recorders.items():
+            if _records_modules(recorder):
+                module = model.get_submodule(recorder.source)
+                module.register_forward_pre_hook(self._graph_check(name))
+
+    def _graph_check(self, name: str) -> Callable[[nn.Module, tuple], None]:
+        """Hook that refuses to record what no loss could train."""
+        source = self.student_recorders.get_recorder(name).source
+
+        # A function: a deep copy of the model would copy a bound method.
+        def check(module: nn.Module, args: tuple) -> None:
+            if self.student_learns and not torch.is_grad_enabled():
+                raise RuntimeError(
+                    f'student recorder {name!r} would record {source!r} '
+                    'without gradients, as it runs inside a module under '
+                    'activation checkpointing, and its losses would train '
+                    'nothing; record the module that is checkpointed, or '
+                    'leave activation_checkpointing (with_cp) out for it'
+                )
+
+        return check
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
         """Attach the teacher's recorders, ``model`` being the teacher."""
@@ -172,6 +196,10 @@ class SeRKDDistiller(ConfigurableDistiller):
         }
 
 
+def _records_modules(recorder: BaseRecorder) -> bool:
+    return type(recorder).__name__.startswith('Module')
+
+
 def _check_sources(
     recorders: RecorderManager, model: nn.Module, side: str
 ) -> None:
@@ -195,7 +223,7 @@ def check_source(
     """
     if isinstance(recorder, ParameterRecorder):
         kind, known = 'parameter', model.named_parameters()
-    elif type(recorder).__name__.startswith('Module'):
+    elif _records_modules(recorder):
         kind, known = 'module', model.named_modules()
     else:
         return
