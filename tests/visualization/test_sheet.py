@@ -218,12 +218,25 @@ def test_without_a_validation_set_the_hook_says_so_and_draws_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     runner = SimpleNamespace(
-        val_loop=None, logger=logging.getLogger(), epoch=4, max_epochs=5
+        model=torch.nn.Module(),
+        val_loop=None,
+        logger=logging.getLogger(),
+        epoch=4,
+        max_epochs=5,
     )
     hook = SuperpixelVisHook()
     hook.before_train(runner)
     hook.after_train_epoch(runner)
     assert 'nothing without a validation set; give it images=' in caplog.text
+
+
+def test_a_teacher_that_all_processes_share_is_refused_by_all() -> None:
+    model = builders.build()
+    # As parameters are that are divided between processes.
+    next(model.teacher.parameters()).full_tensor = lambda: None
+
+    with pytest.raises(ValueError, match='teacher_shard.*leave one of them'):
+        SuperpixelVisHook().before_train(SimpleNamespace(model=model))
 
 
 def test_without_superpixels_the_hook_says_so_and_draws_nothing() -> None:

@@ -12,6 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...datasets.leaves import leaf_datasets
+from ...models.algorithms.shard import is_sharded
 from ...visualization.sheet import (
     agreement_of,
     draw_sheet,
@@ -45,7 +46,8 @@ class SuperpixelVisHook(Hook):
     that take superpixels, the hook says so in the log and draws nothing.
 
     Raises:
-        ValueError: If an image cannot be read.
+        ValueError: If an image cannot be read, or the teacher is divided
+            between processes.
     """
 
     priority = 'LOW'
@@ -60,9 +62,18 @@ class SuperpixelVisHook(Hook):
         self._interval = interval
         self._input_hw = input_size
 
-    @master_only
     def before_train(self, runner: Runner) -> None:
         """Choose the images and draw the first sheet."""
+        if is_sharded(getattr(unwrapped_model(runner), 'teacher', None)):
+            raise ValueError(
+                'SuperpixelVisHook runs the teacher in one process alone, '
+                'which a teacher that is divided between processes '
+                '(teacher_shard) cannot; leave one of them out'
+            )
+        self._begin(runner)
+
+    @master_only
+    def _begin(self, runner: Runner) -> None:
         self._images: list[np.ndarray] = []
         by_path = not isinstance(self._source, int) and self._input_hw
         if runner.val_loop is None and not by_path:

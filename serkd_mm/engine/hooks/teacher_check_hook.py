@@ -5,9 +5,11 @@ import functools
 from itertools import islice
 
 import torch
+from mmengine.device import get_device
+from mmengine.dist import all_reduce, is_distributed
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner, autocast
+from mmengine.runner import BaseLoop, Runner, autocast
 
 from ...models import FrozenTeacherDistill
 from ..random_state import kept_random_state
@@ -100,7 +102,7 @@ class TeacherCheckHook(Hook):
             # The call is compiled for what training does with it.
             predict = teacher.predict
         with kept_random_state(), autocast(enabled=loop.fp16):
-            for batch in islice(loop.dataloader, self.num_batches):
+            for batch in islice(loop.dataloader, self._batches(loop)):
                 data = model.data_preprocessor(batch, False)
                 inputs = model.teacher_inputs(data['inputs'])
                 predicted = predict(inputs, data['data_samples'])
@@ -113,6 +115,15 @@ class TeacherCheckHook(Hook):
         # The samplers of several processes repeat images to have as many.
         images = min(len(loop.dataloader.dataset), count * runner.world_size)
         return loop.evaluator.evaluate(images), images
+
+    def _batches(self, loop: BaseLoop) -> int | None:
+        """As many for every process, which may share out a teacher."""
+        if not is_distributed():
+            return self.num_batches
+        own = torch.tensor(len(loop.dataloader), device=get_device())
+        all_reduce(own, op='min')
+        most = self.num_batches
+        return int(own) if most is None else min(int(own), most)
 
 
 def _obstacle(runner: Runner, model: FrozenTeacherDistill) -> str | None:

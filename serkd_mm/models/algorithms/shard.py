@@ -66,3 +66,9 @@ def shard_teacher(teacher: nn.Module, layers: Sequence[str]) -> None:
         for layer in modules[name].children():
             fully_shard(layer, mesh=mesh)
     fully_shard(teacher, mesh=mesh, reshard_after_forward=True)
+
+
+def is_sharded(network: nn.Module | None) -> bool:
+    """Whether each process keeps but a part of a network."""
+    parameters = () if network is None else network.parameters()
+    return any(hasattr(parameter, 'full_tensor') for parameter in parameters)

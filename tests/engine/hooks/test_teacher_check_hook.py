@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from mmrazor.registry import MODELS
 from torch import nn
 
-from serkd_mm.engine.hooks import TeacherCheckHook
+from serkd_mm.engine.hooks import TeacherCheckHook, teacher_check_hook
 from tests.engine.runners import images, loader, make_runner
 from tests.models.builders import (
     CLASSES,
@@ -142,6 +142,22 @@ def test_a_few_batches_are_enough_if_asked_for(tmp_path: Path) -> None:
 
     line = 'on the first 12 of 20 validation images: accuracy/top1 75'
     assert line in log(tmp_path)
+
+
+def test_no_process_takes_more_batches_than_the_others_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def least(count: torch.Tensor, op: str) -> None:
+        assert (int(count), op) == (4, 'min')
+        count.fill_(3)
+
+    monkeypatch.setattr(teacher_check_hook, 'is_distributed', lambda: True)
+    monkeypatch.setattr(teacher_check_hook, 'all_reduce', least)
+    model = build()
+
+    check(tmp_path, model, **validation(labelled(model.teacher, right=9)))
+
+    assert 'on the first 18 of 20 validation images' in log(tmp_path)
 
 
 def test_below_the_minimum_training_does_not_start(tmp_path: Path) -> None:
