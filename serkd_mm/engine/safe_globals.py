@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleParamScheduler
 
 _NUMBERS = [
     'b1',
@@ -28,6 +29,7 @@ _NUMBERS = [
     'f8',
 ]
 _STATISTICS = ('current', 'max', 'mean', 'min')
+_ANNEALING = ('_annealing_cos', '_annealing_linear')
 
 
 def allow_in_torch() -> None:
@@ -51,9 +53,12 @@ def allowed_globals() -> dict[str, Any]:
     """
     allowed: dict[str, Any] = {
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
-        'builtins.getattr': _history_statistic,
+        'builtins.getattr': _attribute,
         'builtins.bytes': _no_bytes,
         '_codecs.encode': _latin1,
+        f'{OneCycleParamScheduler.__module__}.OneCycleParamScheduler': (
+            _OneCycle
+        ),
         'numpy.dtype': _number_type,
         'numpy.ndarray': _ArrayType,
     }
@@ -117,8 +122,17 @@ class _RestrictedUnpickler(_Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
 
-def _history_statistic(owner: type, name: str) -> Any:
-    """Stand-in for ``getattr``: the history's own statistics."""
+class _OneCycle:
+    """Stand-in for the scheduler: the owner of :data:`_ANNEALING`."""
+
+    def __new__(cls, *args: Any) -> Any:
+        raise pickle.UnpicklingError('it makes a scheduler')
+
+
+def _attribute(owner: type, name: str) -> Any:
+    """Stand-in for ``getattr``: functions that MMEngine's states hold."""
+    if owner is _OneCycle and name in _ANNEALING:
+        return getattr(OneCycleParamScheduler, name)
     if owner is not HistoryBuffer or name not in _STATISTICS:
         raise pickle.UnpicklingError(
             f'it asks for the attribute {name!r} of {owner!r}; only '

@@ -27,6 +27,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, PretrainedInit
+from mmengine.optim import OneCycleLR
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
@@ -109,6 +110,22 @@ def test_the_files_of_mmengine_are_read(
     expected = np.random.RandomState(0).get_state()
     assert all(np.array_equal(a, b) for a, b in zip(info['random'], expected))
     assert content['meta'] == dict(epoch=1, seed=3, classes=('a', 'b'))
+
+
+@pytest.mark.parametrize('anneal', ['cos', 'linear'])
+def test_a_schedule_of_one_cycle_is_read(
+    reader: None, anneal: str, tmp_path: Path
+) -> None:
+    optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1)
+    settings = dict(eta_max=0.1, total_steps=8, anneal_strategy=anneal)
+    schedule = OneCycleLR(optimizer, **settings)
+    path = tmp_path / 'epoch_1.pth'
+    torch.save(dict(param_schedulers=[schedule.state_dict()]), path)
+
+    (state,) = read(path)['param_schedulers']
+
+    schedule.load_state_dict(state)
+    assert schedule.anneal_func(0.0, 1.0, 0.5) == 0.5
 
 
 @pytest.fixture
