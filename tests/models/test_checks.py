@@ -384,6 +384,28 @@ def test_a_loss_of_hard_labels_refuses_mixed_ones(loss: str) -> None:
     assert losses['distill.loss_kd'] > 0
 
 
+@pytest.mark.parametrize('kind', ['use_soft', 'use_sigmoid'])
+def test_a_loss_of_soft_labels_gets_them_in_the_trial(kind: str) -> None:
+    student = cnn_config(
+        train_cfg=dict(augments=dict(type='Mixup', alpha=1.0))
+    )
+    student['head']['loss'] = dict(type='CrossEntropyLoss', **{kind: True})
+    distiller = distiller_config(losses=('loss_kd',))
+    distiller['student_recorders'] = dict(logits=recorder('head.fc'))
+
+    model = build(
+        architecture=student,
+        distiller=distiller,
+        data_preprocessor=dict(
+            type='ClsDataPreprocessor', num_classes=CLASSES
+        ),
+    )
+
+    data = model.data_preprocessor(raw_batch(), training=True)
+    losses = losses_of(model, data['inputs'], data['data_samples'])
+    assert losses['student.loss'] > 0
+
+
 @pytest.mark.parametrize('train_cfg', [MIXED, None])
 def test_soft_labels_have_the_classes_of_the_student(train_cfg: Any) -> None:
     cfg = dict(architecture=student_config(train_cfg=train_cfg))

@@ -145,6 +145,12 @@ def dry_run(
     )
     images = pixels.reshape(IMAGES, channels, height, width)
     samples = [DataSample().set_gt_label(0) for _ in range(IMAGES)]
+    preprocessor = algorithm.data_preprocessor
+    classes = getattr(preprocessor, 'num_classes', None)
+    if classes and preprocessor.to_onehot:  # as mixed images have
+        score = torch.zeros(classes, device=device)
+        score[0] = 1.0
+        samples = [sample.set_gt_score(score) for sample in samples]
     with evaluating(algorithm), _without_kernels(algorithm, device):
         algorithm.loss(images, samples)
 
