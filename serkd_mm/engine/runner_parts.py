@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
@@ -39,13 +40,27 @@ def norm_before_clipping(runner: Runner, optimizer: Optimizer) -> float:
 
     MMEngine logs it. 0 where they were not clipped by their norm.
     """
+    logged = _logged_norms(runner, optimizer)
+    return float(logged.current()) if logged else 0.0
+
+
+def forget_norm(runner: Runner, optimizer: Optimizer) -> None:
+    """Take the norm of the update under way out of the logged means."""
+    logged = _logged_norms(runner, optimizer)
+    if logged:
+        logged._log_history = logged._log_history[:-1]
+        logged._count_history = logged._count_history[:-1]
+
+
+def _logged_norms(
+    runner: Runner, optimizer: Optimizer
+) -> HistoryBuffer | None:
     for wrapper in _wrappers(runner):
         clips = getattr(wrapper, 'clip_grad_kwargs', None)
         if clips and wrapper.optimizer is optimizer:
             scalars = wrapper.message_hub.log_scalars
-            logged = scalars.get(f'train/{wrapper.grad_name}')
-            return float(logged.current()) if logged else 0.0
-    return 0.0
+            return scalars.get(f'train/{wrapper.grad_name}')
+    return None
 
 
 def _wrappers(runner: Runner) -> list:

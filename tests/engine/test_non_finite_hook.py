@@ -434,6 +434,9 @@ def test_skipped_steps_are_counted_and_kept_out_of_the_means(
         cnn(),
         batches(4, bad=(1, 2)),
         SKIP,
+        optim_wrapper=dict(
+            optimizer=dict(type='SGD', lr=0.1), clip_grad=dict(max_norm=1.0)
+        ),
         default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
         log_level='INFO',
     )
@@ -449,6 +452,8 @@ def test_skipped_steps_are_counted_and_kept_out_of_the_means(
     (last,) = (line for line in lines if '[1][4/4]' in line)
     assert 'skipped_updates: 2' in last
     assert 'loss: nan' not in last
+    assert 'grad_norm: ' in last
+    assert 'grad_norm: nan' not in last
     warnings = [line for line in lines if 'No update, as' in line]
     assert len(warnings) == 2
     assert 'images/4.png' in warnings[0]

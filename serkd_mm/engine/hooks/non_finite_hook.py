@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from ... import compat
 from ..iteration_record import IterationRecord, gradients_finite
 from ..runner_parts import (
+    forget_norm,
     norm_before_clipping,
     optimizers,
     unwrapped_model,
@@ -182,6 +183,7 @@ class NonFiniteHook(Hook):
             self._check(runner, overflow == 0, scaled=True)
         self._groups: list[dict] = []
         if self._spoiled:
+            forget_norm(runner, optimizer)
             # What has no gradient is not updated, decayed or counted, but
             # some optimizers count in their groups.
             for parameter in parameters:
