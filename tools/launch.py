@@ -29,7 +29,7 @@ def main() -> None:
         codes = {failure.exitcode for failure in error.failures.values()}
         code = codes.pop()
         # Negative: killed; small: an error of Python, which is shown.
-        if codes or code <= 128:
+        if codes or code - 128 not in {*signal.Signals}:
             raise
     else:
         return

@@ -85,6 +85,7 @@ def choose_checkpoint(
     """
     if named is not None and '://' in named:
         return named, {}
+    named = named and osp.expanduser(named)
     candidates = _candidates(work_dir, folder, template)
     if candidates and '://' in candidates[0]:
         return candidates[0], {}

@@ -155,6 +155,17 @@ def test_a_broken_file_is_named(
     assert len(text.splitlines()) == 1
 
 
+def test_memory_that_is_full_is_no_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_, **__) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr('mmcv.imfrombytes', full)
+    with pytest.raises(MemoryError):
+        load(PNG, tmp_path)
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     transform = TRANSFORMS.build(dict(type='LoadCheckedImage'))
     with pytest.raises(FileNotFoundError, match='absent.jpg'):

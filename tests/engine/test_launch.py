@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import runpy
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ from mmengine.registry import MODELS as RUNNER_MODELS
 from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 from torch import distributed, nn
+from torch.distributed.elastic.multiprocessing.errors import (
+    ChildFailedError,
+    ProcessFailure,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from serkd_mm.engine.launch import (
@@ -22,6 +27,8 @@ from serkd_mm.engine.launch import (
     resume_after_restart,
 )
 from tests.jobs import threads_of_gloo
+
+LAUNCHER = Path(__file__).parents[2] / 'tools' / 'launch.py'
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
@@ -144,3 +151,19 @@ def test_a_process_group_ends_after_the_garbage_collector(
 
     assert left[0] > 0
     assert threads_of_gloo() == 0
+
+
+@pytest.mark.parametrize(
+    ('exitcode', 'ends_as'), [(143, SystemExit), (255, ChildFailedError)]
+)
+def test_a_code_that_is_no_signal_stays_an_error(
+    exitcode: int, ends_as: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        failure = ProcessFailure(0, 1, exitcode, 'none')
+        raise ChildFailedError('train.py', {0: failure})
+
+    monkeypatch.setenv('SERKD_MM_STARTED', '')
+    monkeypatch.setattr('torch.distributed.run.main', fail)
+    with pytest.raises(ends_as):
+        runpy.run_path(str(LAUNCHER), run_name='__main__')

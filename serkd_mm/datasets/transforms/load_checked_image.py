@@ -88,6 +88,8 @@ class LoadCheckedImage(LoadImageFromFile):
         content = fileio.get(path, backend_args=self.backend_args)
         try:
             image = self._decode(content, path)
+        except MemoryError:
+            raise  # No fault of the file.
         except Exception as error:
             fault = str(error).strip().splitlines()[:1] or ['']
             raise BrokenImageError(

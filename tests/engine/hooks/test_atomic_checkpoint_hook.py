@@ -18,7 +18,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader
 
 from serkd_mm.engine import AtomicLocalBackend, atomic_backend
-from serkd_mm.engine.checkpoints import ResumeError
+from serkd_mm.engine.checkpoints import ResumeError, choose_checkpoint
 from serkd_mm.engine.hooks import atomic_checkpoint_hook
 from tests.engine.runs import (
     EPOCHS,
@@ -403,6 +403,18 @@ def test_a_named_checkpoint_is_not_exchanged(tmp_path: Path) -> None:
 
     assert f'cannot resume from {broken}: ' in str(error.value)
     assert str(tmp_path / 'epoch_3.pth') in str(error.value)
+
+
+def test_the_users_home_may_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
+    train(tmp_path)
+    path = str(tmp_path / 'epoch_2.pth')
+
+    found = choose_checkpoint('~/epoch_2.pth', '', '', 'epoch_{}.pth')
+
+    assert found == (path, {})
 
 
 def test_a_machine_without_the_checkpoint_says_so(
