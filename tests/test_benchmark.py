@@ -238,6 +238,15 @@ def test_goal_says_whether_it_is_reached(
     assert goal.line() == line
 
 
+def test_a_folder_that_cannot_be_made_is_refused_before_measuring(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / 'file').touch()
+    with pytest.raises(SystemExit):
+        tool.main(['relation', '--out', str(tmp_path / 'file')])
+    assert 'file cannot be made: File exists' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     'arguments', [['--threads', '0'], ['--repeats', '-1'], ['--repeats', '0']]
 )

@@ -62,6 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
         number = getattr(args, name)
         if number is not None and number < 1:
             parser.error(f'--{name} must be at least 1, got {number}')
+    try:  # before minutes are spent on what could not be kept
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f'--out {args.out} cannot be made: {error.strerror}')
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     MMLogger.get_current_instance().setLevel(logging.ERROR)

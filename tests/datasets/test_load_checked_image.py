@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
@@ -155,15 +156,26 @@ def test_a_broken_file_is_named(
     assert len(text.splitlines()) == 1
 
 
-def test_memory_that_is_full_is_no_fault_of_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ('function', 'error'),
+    [
+        ('mmcv.imfrombytes', MemoryError()),
+        ('tempfile.TemporaryFile', OSError(errno.ENOSPC, 'no space')),
+    ],
+)
+def test_a_machine_that_is_full_is_no_fault_of_the_file(
+    function: str,
+    error: Exception,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(*_, **__) -> None:
-        raise MemoryError
+        raise error
 
-    monkeypatch.setattr('mmcv.imfrombytes', full)
-    with pytest.raises(MemoryError):
+    monkeypatch.setattr(function, full)
+    with pytest.raises(type(error)) as raised:
         load(PNG, tmp_path)
+    assert raised.value is error
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

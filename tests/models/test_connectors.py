@@ -182,6 +182,14 @@ def test_the_refinement_starts_as_the_identity_and_learns() -> None:
     assert errors[-1] < 0.9 * errors[0]
 
 
+@pytest.mark.parametrize('channels', [0, -8, 2.5, '8', True])
+def test_a_width_of_the_refinement_is_a_positive_integer(channels) -> None:
+    with pytest.raises(
+        ValueError, match=f'refine_channels must .* got {channels!r}'
+    ):
+        SuperpixelTokenizer(refine_channels=channels)
+
+
 def test_the_refinement_sees_the_neighbours_on_the_grid() -> None:
     tokens = torch.zeros(1, 24, 8, requires_grad=True)
     tokenizer = SuperpixelTokenizer(

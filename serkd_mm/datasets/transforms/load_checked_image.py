@@ -88,9 +88,10 @@ class LoadCheckedImage(LoadImageFromFile):
         content = fileio.get(path, backend_args=self.backend_args)
         try:
             image = self._decode(content, path)
-        except MemoryError:
-            raise  # No fault of the file.
         except Exception as error:
+            # No memory, no space, too many files: of the machine.
+            if isinstance(error, MemoryError) or getattr(error, 'errno', None):
+                raise
             fault = str(error).strip().splitlines()[:1] or ['']
             raise BrokenImageError(
                 f'broken image {path!r}: {fault[0]}; replace the file, or '

@@ -141,7 +141,11 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note whether the validation that was due has ended."""
-        checkpoint['meta']['validated'] = self._validated
+        meta = checkpoint['meta']
+        meta['validated'] = self._validated
+        if 'dataset_meta' in meta:
+            # Resuming reads no classes of MMEngine's configs.
+            meta['dataset_meta'] = _plain(meta['dataset_meta'])
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Read whether it had; find the best checkpoint where it is now."""
@@ -283,3 +287,12 @@ class AtomicCheckpointHook(CheckpointHook):
 
 def _copy(value: Any) -> Any:
     return dict(value) if isinstance(value, dict) else value
+
+
+def _plain(value: Any) -> Any:
+    """The same in dicts, lists and tuples of Python."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return value

@@ -59,6 +59,13 @@ class SuperpixelTokenizer(BaseConnector):
             raise ValueError(
                 f'norm must be one of {list(NORMS)}, got {norm!r}'
             )
+        if refine_channels is not None and (
+            type(refine_channels) is not int or refine_channels < 1
+        ):
+            raise ValueError(
+                'refine_channels must be a positive integer or None, got '
+                f'{refine_channels!r}'
+            )
         check_clustering(num_iters, affinity, impl)
         self.grid_size = size_pair(grid_size, 'grid_size')
         self.num_iters = num_iters

@@ -14,12 +14,16 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader
 
 from serkd_mm.engine import AtomicLocalBackend, atomic_backend
 from serkd_mm.engine.checkpoints import ResumeError, choose_checkpoint
-from serkd_mm.engine.hooks import atomic_checkpoint_hook
+from serkd_mm.engine.hooks import (
+    AtomicCheckpointHook,
+    atomic_checkpoint_hook,
+)
 from tests.engine.runs import (
     EPOCHS,
     STEPS,
@@ -405,6 +409,21 @@ def test_a_named_checkpoint_is_not_exchanged(tmp_path: Path) -> None:
     assert str(tmp_path / 'epoch_3.pth') in str(error.value)
 
 
+def test_what_a_config_says_of_the_data_can_be_read_again(
+    tmp_path: Path,
+) -> None:
+    # As `metainfo` of a dataset's config arrives.
+    metainfo = ConfigDict(groups=dict(even=[0, 2]), pairs=[dict(a=(1, 2))])
+    checkpoint = dict(meta=dict(dataset_meta=metainfo))
+    path = tmp_path / 'epoch_1.pth'
+
+    AtomicCheckpointHook().before_save_checkpoint(None, checkpoint)
+    torch.save(checkpoint, path)
+
+    meta = CheckpointLoader.load_checkpoint(str(path))['meta']
+    assert meta['dataset_meta'] == metainfo.to_dict()
+
+
 def test_the_users_home_may_be_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -536,7 +555,6 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from serkd_mm.engine import AtomicLocalBackend, atomic_backend
-from serkd_mm.engine.checkpoints import ResumeError
 from tests.engine.runs import build_runner
 
 calls = []
