@@ -104,6 +104,7 @@ def test_every_tool_has_a_command() -> None:
     ('arguments', 'message'),
     [
         (['train', 'no.py'], 'no.py'),
+        (['train', str(Path(__file__).parents[1] / 'LICENSE')], 'a file of'),
         (['test', 'serkd_mm::no.py', 'a.pth'], 'no.py is no config'),
         (['export', 'no.pth', 'out.pth'], "checkpoint 'no.pth' does not"),
         (['export', __file__, 'out.pth'], 'is no checkpoint'),

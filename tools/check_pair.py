@@ -95,6 +95,8 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
         parser.error('give a config, or --suggest TEACHER STUDENT')
     if args.suggest and args.out is None:
         parser.error('--suggest needs --out FILE.py')
+    if args.out is not None and args.out.suffix != '.py':
+        parser.error(f'--out must be a .py file, got {args.out}')
     if args.out is not None and args.out.exists():
         parser.error(f'{args.out} exists; name another file')
     for name in ('batch_size', 'steps', 'images'):

@@ -24,7 +24,11 @@ from serkd_mm.engine.launch import (
     rename_dump,
     workers_end,
 )
-from serkd_mm.engine.start_checks import START_ERRORS, check_start
+from serkd_mm.engine.start_checks import (
+    START_ERRORS,
+    check_start,
+    check_work_dir,
+)
 from serkd_mm.engine.whole_checkpoint import require_whole_checkpoint
 from serkd_mm.one_line_errors import MISTAKES, one_line_errors
 
@@ -87,6 +91,7 @@ def main() -> None:
         leave_teacher_out(cfg)
         check_data(cfg, ('test_dataloader',))
         check_start(cfg, 'checkpoint')
+        check_work_dir(cfg)
     rename_dump(cfg, 'test_')
     if args.amp:
         cfg.test_cfg.fp16 = True

@@ -17,7 +17,11 @@ from serkd_mm.engine.launch import (
     resume_after_restart,
     train,
 )
-from serkd_mm.engine.start_checks import START_ERRORS, check_start
+from serkd_mm.engine.start_checks import (
+    START_ERRORS,
+    check_start,
+    check_work_dir,
+)
 from serkd_mm.one_line_errors import MISTAKES, one_line_errors
 
 
@@ -91,6 +95,7 @@ def main() -> None:
         check_config(cfg)
         check_data(cfg, ('train_dataloader', 'val_dataloader'))
         check_start(cfg, '--resume' if named else 'load_from')
+        check_work_dir(cfg)
     with one_line_errors(START_ERRORS), clean_exit():
         train(cfg)
 

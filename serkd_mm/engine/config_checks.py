@@ -10,6 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import get_world_size
+from mmengine.registry import OPTIMIZERS
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -64,11 +65,13 @@ def check_config(cfg: Config) -> None:
 
     Raises:
         TypeError: If a setting has another type than it must have.
-        ValueError: If a key is misspelt or the training has no proper length.
+        ValueError: If a key or the optimizer's type is misspelt, or the
+            training has no proper length.
     """
     check_keys(cfg)
     check_types(cfg)
     check_length(cfg)
+    check_optimizer(cfg)
 
 
 def check_keys(cfg: Config) -> None:
@@ -163,6 +166,38 @@ def check_length(cfg: Config) -> None:
                     f'shorten what comes before by {path}.begin and the end '
                     'of the scheduler before it'
                 )
+
+
+def check_optimizer(cfg: Config) -> None:
+    """Refuse an optimizer that there is not, and settings that are no numbers.
+
+    MMEngine would go on without the class, or compute with a list.
+
+    Args:
+        cfg: Config of the runner.
+
+    Raises:
+        TypeError: If the learning rate or the like is no number.
+        ValueError: If no optimizer has the name.
+    """
+    wrapper = cfg.get('optim_wrapper')
+    settings = wrapper.get('optimizer') if isinstance(wrapper, dict) else None
+    if not isinstance(settings, dict):
+        return
+    key, kind = 'optim_wrapper.optimizer', settings.get('type')
+    scope = cfg.get('default_scope') or 'mmpretrain'
+    with OPTIMIZERS.switch_scope_and_registry(scope) as registry:
+        if isinstance(kind, str) and registry.get(kind) is None:
+            names = [*registry.module_dict, *OPTIMIZERS.module_dict]
+            known = {name.lower(): name for name in names}
+            near = difflib.get_close_matches(kind.lower(), known, n=1)
+            meant = f'; did you mean {known[near[0]]!r}?' if near else ''
+            raise ValueError(f'{key}.type {kind!r} is not registered{meant}')
+    for name in ('lr', 'weight_decay', 'momentum', 'eps'):
+        value = settings.get(name)
+        number = isinstance(value, (int, float)) and value is not True
+        if value is not None and not number:
+            raise TypeError(f'{key}.{name} must be a number, got {value!r}')
 
 
 def _schedulers(part: Any, path: str = 'param_scheduler') -> Iterator[tuple]:

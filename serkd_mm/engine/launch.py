@@ -68,17 +68,36 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+# What MMEngine reads.
+_CONFIG_FILES = ('.py', '.yml', '.yaml', '.json')
+
+
 def read_config(name: str) -> Config:
     """Config of a file, or of an installed package as ``package::config``.
 
     Raises:
         FileNotFoundError: If it does not exist.
+        ValueError: If it is no config, or a module of its ``custom_imports``
+            cannot be imported.
     """
     if '::' in name:
         return hub.get_config(name)
     if not osp.isfile(name):
         raise FileNotFoundError(f'config {name!r} is not a file')
-    return Config.fromfile(name)
+    if osp.splitext(name)[1] not in _CONFIG_FILES:
+        raise ValueError(
+            f'config {name!r} must be a file of {", ".join(_CONFIG_FILES)}'
+        )
+    try:
+        return Config.fromfile(name)
+    except ImportError as error:
+        cause: BaseException = error
+        while cause.__cause__ or cause.__context__:
+            cause = cause.__cause__ or cause.__context__ or cause
+        raise ValueError(
+            f'config {name!r} cannot import what it needs: {cause}; put the '
+            'folder of your modules (custom_imports) into PYTHONPATH'
+        ) from error
 
 
 def load_config(args: argparse.Namespace) -> Config:

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import os.path as osp
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -28,7 +31,7 @@ START_ERRORS = (
 
 
 def check_start(cfg: Config, option: str = 'load_from') -> None:
-    """Refuse checkpoints that are not there, of the teacher or to start from.
+    """Refuse checkpoints that are not there, of a network or to start from.
 
     URLs are left to what downloads them.
 
@@ -37,13 +40,21 @@ def check_start(cfg: Config, option: str = 'load_from') -> None:
         option: What the user knows ``load_from`` as.
 
     Raises:
-        FileNotFoundError: If ``model.teacher_ckpt`` or ``load_from`` is the
-            path of no file.
+        FileNotFoundError: If ``model.teacher_ckpt``, the checkpoint of an
+            ``init_cfg`` or ``load_from`` is the path of no file.
     """
     model = cfg.get('model')
     teacher = model.get('teacher_ckpt') if isinstance(model, dict) else None
     if isinstance(teacher, str):
         check_teacher_source(teacher, allow_random_teacher=False)
+    if not isinstance(cfg.get('load_from'), str):  # all that a test reads
+        for key, weights in _initial_weights(model, 'model'):
+            if '://' not in weights and not osp.isfile(weights):
+                raise FileNotFoundError(
+                    f'{key} {weights!r} is not a file; name the path or URL '
+                    'of a checkpoint, such as that of a student that '
+                    'tools/export_student.py wrote'
+                )
     path = cfg.get('load_from')
     if not isinstance(path, str) or '://' in path:
         return
@@ -60,3 +71,32 @@ def check_start(cfg: Config, option: str = 'load_from') -> None:
         hint += ', or none for the latest one of the work dir'
     kind = 'a folder' if local.is_dir() else 'not a file'
     raise FileNotFoundError(f'{option} {path!r} is {kind}; {hint}')
+
+
+def check_work_dir(cfg: Config) -> None:
+    """Make the folder of a run, or say that it cannot be made.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    try:
+        os.makedirs(cfg.work_dir, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f'work_dir {cfg.work_dir!r} cannot be made: {error.strerror}; '
+            'name another folder with --work-dir'
+        ) from error
+
+
+def _initial_weights(part: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Keys and paths of the checkpoints that networks start from."""
+    if isinstance(part, (list, tuple)):
+        part = dict(enumerate(part))
+    if not isinstance(part, dict):
+        return
+    weights = part.get('checkpoint')
+    if part.get('type') == 'Pretrained' and isinstance(weights, str):
+        yield f'{key}.checkpoint', weights
+    for name, value in part.items():
+        if (key, name) != ('model', 'teacher'):  # has teacher_ckpt
+            yield from _initial_weights(value, f'{key}.{name}')

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from .study import TEACHER, Experiment, Study
 
 RUNNING, FAILED, FINISHED = 'running', 'failed', 'finished'
 RECORD, LOG, LOCK = 'run.json', 'train.log', '.lock'
+_ERROR = re.compile(r'(\[rank\d+\]:? )?(error|[\w.]+(Error|Exception)): .')
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
@@ -192,6 +194,19 @@ def read_curve(folder: Path) -> list[tuple[int, float]]:
     return [(int(epoch), value) for epoch, value in top1]
 
 
+def _reason(lines: Sequence[str]) -> str:
+    """The line of a log that says why a training failed.
+
+    Launchers of several processes write a report of their own after it.
+    """
+    errors = [
+        line
+        for line in lines
+        if _ERROR.match(line) and 'ChildFailedError' not in line
+    ]
+    return (errors or lines or ['no output'])[-1]
+
+
 def finished_curve(
     folder: Path, code: int, max_epochs: int | None
 ) -> list[tuple[int, float]]:
@@ -203,8 +218,7 @@ def finished_curve(
     log = folder / LOG
     if code:
         lines = log.read_text(errors='replace').rstrip().splitlines()
-        last = lines[-1] if lines else 'no output'
-        raise RunError(f'exit status {code}: {last} (see {log})')
+        raise RunError(f'exit status {code}: {_reason(lines)} (see {log})')
     curve = read_curve(folder)
     if not curve or curve[-1][0] != (max_epochs or curve[-1][0]):
         raise RunError(

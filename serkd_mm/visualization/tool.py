@@ -113,7 +113,11 @@ def load_algorithm(cfg: Config, checkpoint: str) -> FrozenTeacherDistill:
             'teacher and student need the config of a distillation'
         )
     if '://' not in checkpoint and not Path(checkpoint).is_file():
-        raise FileNotFoundError(f'checkpoint {checkpoint} does not exist')
+        kind = 'a folder' if Path(checkpoint).is_dir() else 'not a file'
+        raise FileNotFoundError(
+            f'checkpoint {checkpoint} is {kind}; name one file, such as the '
+            'one that last_checkpoint of a work dir names'
+        )
     saved = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     try:
         model.load_state_dict(saved.get('state_dict', saved))

@@ -413,7 +413,7 @@ def test_a_network_that_does_not_run_names_its_module() -> None:
             f'{DISTILLER}.distill_losses.loss_kd',
             'is nan on random images',
         ),
-        ('optim_wrapper.optimizer.type', 'No', 'optim_wrapper', 'No'),
+        ('optim_wrapper.optimizer.type', 'No', 'config', "'No' is not reg"),
         ('param_schedulers', [], 'config', 'param_scheduler'),
         ('train_cfg.max_epochs', 'many', 'config', 'max_epochs'),
         ('model.no_such_option', 1, 'model', 'no_such_option'),

@@ -116,6 +116,7 @@ def test_a_mistake_is_one_line(
         (['a.py', '--suggest', 'b', 'c'], 'give a config, or --suggest'),
         (['--suggest', 'b', 'c'], '--suggest needs --out'),
         (['--suggest', 'b', 'c', '--out', __file__], 'exists; name another'),
+        (['--suggest', 'b', 'c', '--out', 'x.txt'], 'must be a .py file'),
         (['a.py', '--batch-size', '0'], '--batch-size must be at least 1'),
         (['a.py', '--size', '1', '2', '3'], '--size takes one or two'),
     ],

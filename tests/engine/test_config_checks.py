@@ -15,6 +15,7 @@ from serkd_mm.engine.config_checks import (
     check_instance_losses,
     check_keys,
     check_length,
+    check_optimizer,
     check_types,
 )
 
@@ -193,3 +194,36 @@ def test_two_images_have_no_relations(loss: str) -> None:
             check_instance_losses(batch_config(size), model)
     check_instance_losses(batch_config(3), model)
     check_instance_losses(Config(dict(train_dataloader=None)), model)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'error', 'message'),
+    [
+        (
+            dict(type='Adamw'),
+            ValueError,
+            "optimizer.type 'Adamw' is not registered; did you mean 'AdamW'",
+        ),
+        (dict(type='Q7'), ValueError, "'Q7' is not registered$"),
+        # A decimal comma on the command line.
+        (
+            dict(type='SGD', lr=[0, 1]),
+            TypeError,
+            r'optim_wrapper.optimizer.lr must be a number, got \[0, 1\]',
+        ),
+        (dict(type='SGD', momentum=True), TypeError, 'momentum must be'),
+    ],
+)
+def test_an_optimizer_that_cannot_be_is_named(
+    settings: dict, error: type, message: str
+) -> None:
+    cfg = Config(dict(optim_wrapper=dict(optimizer=settings)))
+    with pytest.raises(error, match=message):
+        check_optimizer(cfg)
+
+
+def test_optimizers_of_all_packages_are_known() -> None:
+    for kind in ('AdamW', 'Lamb', 'mmpretrain.Lamb'):
+        settings = dict(type=kind, lr=1e-3, weight_decay=None)
+        check_optimizer(Config(dict(optim_wrapper=dict(optimizer=settings))))
+    check_optimizer(Config(dict()))

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from serkd_mm.engine.launch import (
     clean_exit,
     leave_teacher_out,
+    read_config,
     resume_after_restart,
 )
 from tests.jobs import threads_of_gloo
@@ -167,3 +168,14 @@ def test_a_code_that_is_no_signal_stays_an_error(
     monkeypatch.setattr('torch.distributed.run.main', fail)
     with pytest.raises(ends_as):
         runpy.run_path(str(LAUNCHER), run_name='__main__')
+
+
+def test_a_module_of_ones_own_that_is_not_found_is_named(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / 'config.py'
+    path.write_text("custom_imports = dict(imports=['my_lss'])\n")
+    with pytest.raises(
+        ValueError, match="No module named 'my_lss'; put .* into PYTHONPATH"
+    ):
+        read_config(str(path))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from serkd_mm.engine.start_checks import check_start
+from serkd_mm.engine.start_checks import check_start, check_work_dir
 
 
 def config(path: Path | str | None = None, **others: object) -> Config:
@@ -56,3 +56,23 @@ def test_a_folder_is_no_checkpoint_of_the_usual_runner(tmp_path: Path) -> None:
         check_start(config(tmp_path))
     # Sharded ones are.
     check_start(config(tmp_path, runner_type='FlexibleRunner'))
+
+
+def test_the_weights_that_a_network_starts_from_are_looked_for() -> None:
+    initial = dict(type='Pretrained', checkpoint='students/a.pth', prefix='b')
+    model = dict(backbone=dict(init_cfg=[dict(type='TruncNormal'), initial]))
+    named = 'model.backbone.init_cfg.1.checkpoint .students/a.pth. is not a'
+    with pytest.raises(FileNotFoundError, match=named):
+        check_start(Config(dict(model=model)))
+    # The teacher's own are replaced by those of teacher_ckpt.
+    check_start(Config(dict(model=dict(teacher=model))))
+    initial['checkpoint'] = 'https://example.org/a.pth'
+    check_start(Config(dict(model=model)))
+
+
+def test_a_work_dir_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    check_work_dir(Config(dict(work_dir=str(tmp_path / 'a' / 'b'))))
+    assert (tmp_path / 'a' / 'b').is_dir()
+    (tmp_path / 'file').touch()
+    with pytest.raises(ValueError, match='made: .* with --work-dir'):
+        check_work_dir(Config(dict(work_dir=str(tmp_path / 'file'))))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ import pytest
 from serkd_mm.studies import Run, Study, Sweep, runs_of
 from serkd_mm.studies import sweep as sweep_module
 from serkd_mm.studies.process import RunError, lock, slot_environment
-from serkd_mm.studies.runs import file_digest
+from serkd_mm.studies.runs import file_digest, finished_curve
 
 from .fakes import (
     FakeLauncher,
@@ -108,6 +109,36 @@ def test_a_failed_run_is_reported_and_the_others_go_on(
     assert sweep(study, tmp_path) == {}
     assert started(tmp_path)[4:] == ['b/seed-1', 'b/seed-2']
     assert 'error' not in record(study, tmp_path, 'b', 1)
+
+
+@pytest.mark.parametrize(
+    ('lines', 'found'),
+    [
+        (['a', 'ValueError: b', 'c'], 'ValueError: b'),
+        # As launchers of several processes report.
+        (
+            [
+                'error: no data',
+                'torch.distributed.elastic.multiprocessing.errors.'
+                'ChildFailedError: ',
+                '=====',
+            ],
+            'error: no data',
+        ),
+        (
+            ['[rank1]: mmengine.XError: b', '==='],
+            '[rank1]: mmengine.XError: b',
+        ),
+        (['loss: 1', 'killed'], 'killed'),
+        ([], 'no output'),
+    ],
+)
+def test_the_line_that_says_why_is_quoted(
+    lines: list[str], found: str, tmp_path: Path
+) -> None:
+    (tmp_path / 'train.log').write_text('\n'.join(lines))
+    with pytest.raises(RunError, match=re.escape(f'status 1: {found} (see')):
+        finished_curve(tmp_path, 1, None)
 
 
 def half_finish(study: Study, folder: Path, checkpoint: bool) -> Run:

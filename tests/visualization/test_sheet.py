@@ -350,7 +350,7 @@ def test_the_tool_says_in_one_line_what_is_wrong(
     message = {
         'image': 'error: image .* does not exist',
         'text': 'error: .*text.png is not there or is no image',
-        'checkpoint': 'error: checkpoint .* does not exist',
+        'checkpoint': 'error: checkpoint .* is not a file; name one file',
         'swapped': 'error: .*image.png was refused: it is no checkpoint',
         'foreign': 'error: .*does not belong to .*pair.py.*Missing key',
     }[fault]
