@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.model import BaseModel
 
+from ..engine.pretrained_checks import pretrained_inits
 from ..models.algorithms.teacher import load_teacher_weights
 from .findings import PairReport
 
@@ -17,7 +16,7 @@ from .findings import PairReport
 def initialise(student: BaseModel, cfg: Config, report: PairReport) -> str:
     """Start the student as training does, without reading checkpoints."""
     key = 'model.architecture'
-    for path, initial in _pretrained(cfg.model.architecture, key):
+    for path, initial in pretrained_inits(cfg.model.architecture, key):
         if not initial.get('checkpoint'):
             report.problem(
                 f'{path}.checkpoint',
@@ -31,19 +30,6 @@ def initialise(student: BaseModel, cfg: Config, report: PairReport) -> str:
         return 'random (see notes)'
     student.init_weights()
     return 'as training starts'
-
-
-def _pretrained(model: Any, key: str) -> Iterator[tuple[str, dict]]:
-    """All ``init_cfg`` that read a checkpoint, with their place."""
-    if not isinstance(model, dict):
-        return
-    for name, value in model.items():
-        path = f'{key}.{name}'
-        if name == 'init_cfg' and isinstance(value, dict):
-            if value.get('type') == 'Pretrained':
-                yield path, value
-        else:
-            yield from _pretrained(value, path)
 
 
 def load_teacher(

@@ -33,6 +33,9 @@ from .whole_checkpoint import require_whole_checkpoint
 # Environment variable: when the launcher started, in seconds since the epoch.
 STARTED = 'SERKD_MM_STARTED'
 
+# What MMEngine reads.
+_CONFIG_FILES = ('.py', '.yml', '.yaml', '.json')
+
 
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that every tool with a runner has."""
@@ -68,10 +71,6 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-# What MMEngine reads.
-_CONFIG_FILES = ('.py', '.yml', '.yaml', '.json')
-
-
 def read_config(name: str) -> Config:
     """Config of a file, or of an installed package as ``package::config``.
 
@@ -92,8 +91,8 @@ def read_config(name: str) -> Config:
         return Config.fromfile(name)
     except ImportError as error:
         cause: BaseException = error
-        while cause.__cause__ or cause.__context__:
-            cause = cause.__cause__ or cause.__context__ or cause
+        while inner := cause.__cause__ or cause.__context__:
+            cause = inner
         raise ValueError(
             f'config {name!r} cannot import what it needs: {cause}; put the '
             'folder of your modules (custom_imports) into PYTHONPATH'

@@ -3,8 +3,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
+
+
+def pretrained_inits(part: Any, key: str) -> Iterator[tuple[str, dict]]:
+    """All ``init_cfg`` of a config that read a checkpoint, with their keys.
+
+    Args:
+        part: Config of a model or of a part of it.
+        key: Its own key.
+    """
+    if isinstance(part, (list, tuple)):
+        part = dict(enumerate(part))
+    if not isinstance(part, dict):
+        return
+    if part.get('type') == 'Pretrained':
+        yield key, part
+    for name, value in part.items():
+        yield from pretrained_inits(value, f'{key}.{name}')
 
 
 def check_pretrained(model: nn.Module) -> None:

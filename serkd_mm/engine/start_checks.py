@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import os.path as osp
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ..models.algorithms.teacher import (
 )
 from .checkpoints import ResumeError
 from .downloads import DownloadError
+from .pretrained_checks import pretrained_inits
 from .safe_load import UnsafeCheckpointError
 from .whole_checkpoint import OtherModelError
 
@@ -48,13 +48,7 @@ def check_start(cfg: Config, option: str = 'load_from') -> None:
     if isinstance(teacher, str):
         check_teacher_source(teacher, allow_random_teacher=False)
     if not isinstance(cfg.get('load_from'), str):  # all that a test reads
-        for key, weights in _initial_weights(model, 'model'):
-            if '://' not in weights and not osp.isfile(weights):
-                raise FileNotFoundError(
-                    f'{key} {weights!r} is not a file; name the path or URL '
-                    'of a checkpoint, such as that of a student that '
-                    'tools/export_student.py wrote'
-                )
+        _check_initial_weights(model)
     path = cfg.get('load_from')
     if not isinstance(path, str) or '://' in path:
         return
@@ -73,6 +67,20 @@ def check_start(cfg: Config, option: str = 'load_from') -> None:
     raise FileNotFoundError(f'{option} {path!r} is {kind}; {hint}')
 
 
+def _check_initial_weights(model: Any) -> None:
+    for key, initial in pretrained_inits(model, 'model'):
+        weights = initial.get('checkpoint')
+        # The teacher's are those of teacher_ckpt.
+        if not isinstance(weights, str) or key.startswith('model.teacher.'):
+            continue
+        if '://' not in weights and not osp.isfile(weights):
+            raise FileNotFoundError(
+                f'{key}.checkpoint {weights!r} is not a file; name the path '
+                'or URL of a checkpoint, such as that of a student that '
+                'tools/export_student.py wrote'
+            )
+
+
 def check_work_dir(cfg: Config) -> None:
     """Make the folder of a run, or say that it cannot be made.
 
@@ -86,17 +94,3 @@ def check_work_dir(cfg: Config) -> None:
             f'work_dir {cfg.work_dir!r} cannot be made: {error.strerror}; '
             'name another folder with --work-dir'
         ) from error
-
-
-def _initial_weights(part: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Keys and paths of the checkpoints that networks start from."""
-    if isinstance(part, (list, tuple)):
-        part = dict(enumerate(part))
-    if not isinstance(part, dict):
-        return
-    weights = part.get('checkpoint')
-    if part.get('type') == 'Pretrained' and isinstance(weights, str):
-        yield f'{key}.checkpoint', weights
-    for name, value in part.items():
-        if (key, name) != ('model', 'teacher'):  # has teacher_ckpt
-            yield from _initial_weights(value, f'{key}.{name}')
