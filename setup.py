@@ -51,6 +51,7 @@ DEV = [
     *QUICKSTART,
     *EXPORT,
     'pytest>=7.4',
+    'pytest-xdist>=3.2',
     'hypothesis>=6.80',
     # The formatter's style may change with every minor version.
     'ruff>=0.17.0,<0.18',

@@ -14,8 +14,10 @@ from mmengine.registry import DefaultScope
 
 import serkd_mm  # noqa: F401  (registers the package's classes)
 
-# For the subprocesses of the tests; this process sets its own below.
+# The tests run side by side, each process with one thread: this one and
+# those that the tests start.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

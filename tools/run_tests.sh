@@ -2,9 +2,10 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 #
 # Set up the environment, then check and test: what people and CI run.
-# Arguments go to pytest:
+# The tests run in two processes, each file in one of them. Arguments go to
+# pytest; -n 0 keeps all in one process, as a debugger needs it:
 #
-#   bash tools/run_tests.sh -k superpixel
+#   bash tools/run_tests.sh -k superpixel -n 0 --pdb
 #
 # With --oldest or --onedl first, the tests nearest to other packages on
 # another stack instead, in an environment of its own (.venv-oldest,
@@ -49,4 +50,4 @@ echo '== ruff format'
 echo '== mypy'
 "$PYTHON_BIN" -m mypy
 echo '== pytest'
-exec "$PYTHON_BIN" -m pytest -q --durations=10 "$@"
+exec "$PYTHON_BIN" -m pytest -q --durations=10 -n 2 --dist loadfile "$@"
