@@ -1,11 +1,12 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 r"""Angle relation loss over cache-sized slabs of the cosines.
 
-The cosines are symmetric in the outer tokens, so a slab holds one outer token
-i and the others k > i: half of the triples. Those with i = k have cosine 1 on
-both sides, or 0 where the pair coincides, and are counted apart. Nothing of
-size ``K^3`` exists at any time. The rest is in
-:mod:`serkd_mm.ops.relation_fused`.
+The cosines are symmetric in the outer tokens, so a slab holds outer tokens i
+and the others k > i: half of the triples. It has as many i as fit the caches,
+one at least: where images and tokens are few, calls cost more than what they
+compute. Triples with i = k have cosine 1 on both sides, or 0 where the pair
+coincides, and are counted apart. Nothing larger than a slab exists at any
+time. The rest is in :mod:`serkd_mm.ops.relation_fused`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .pieces import pieces
 from .relation_fused import RELATIONS, Relation, fused_loss
 
 
@@ -27,8 +29,8 @@ def angle_loss_chunked(student: Tensor, teacher: Tensor) -> Tensor:
     product in full float32.
 
     Time O(B K^2 (C + K)). Memory beyond the inputs and their gradient: one
-    ``(B, K, K)`` matrix, and about 20 of those images that are worked on at
-    once: up to 40 MiB on CPUs and 640 MiB elsewhere, or those of one image.
+    ``(B, K, K)`` matrix, and work space of up to 40 MiB on CPUs and 640 MiB
+    elsewhere, or of about 20 matrices ``(K, K)`` where one image needs more.
 
     Args:
         student: Student tokens, ``(B, K, Cs)``.
@@ -54,7 +56,7 @@ def angle_loss_chunked(student: Tensor, teacher: Tensor) -> Tensor:
 def slab_terms(
     squared: Tensor, inverse: Tensor, wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Sums over the triples of some images, one outer token at a time.
+    """Sums over the triples of some images, a few outer tokens at a time.
 
     Args:
         squared: Squared distances of student and teacher, ``(2, B, K, K)``.
@@ -64,8 +66,8 @@ def slab_terms(
     Returns:
         Sum of the Huber values over all i, j, k, a scalar, and its gradient
         with respect to the student's ``squared``, ``(B, K, K)`` (None unless
-        ``wanted``). 15 elementwise passes over ``B K^3 / 2`` elements, a sum
-        counted as half of one.
+        ``wanted``). 15 elementwise passes over ``B K^3 / 2`` elements where a
+        slab has one outer token, a sum counted as half of one.
     """
     # Images between the tokens: slices of the first token are contiguous,
     # and all that depends on two tokens spreads over whole rows.
@@ -75,13 +77,16 @@ def slab_terms(
     height = half * inverse
     sums = half.new_zeros(3 if wanted else 0, num, batch, num)
     values = half.new_zeros(num)
-    slabs = half.new_empty(3, max(num - 1, 0), batch, num)
-    for i in range(num - 1):
-        slab = slabs[:, i:]
-        _cosines(half, height, inverse, i, slab[:2])
-        _huber(slab, out=values[i])
+    size = num * batch * num * half.element_size()
+    parts = list(pieces(num - 1, size, half.device))
+    most = parts[0].stop if parts else 0
+    slabs = half.new_empty(3, most, num - 1, batch, num)
+    for rows in parts:
+        slab = slabs[:, : rows.stop - rows.start, rows.start :]
+        _cosines(half, height, inverse, rows, slab[:2])
+        _huber(slab, out=values[rows.start])
         if wanted:
-            _accumulate(slab, inverse[0], i, sums)
+            _accumulate(slab, inverse[0], rows, sums)
     alone = (inverse[0] > 0) != (inverse[1] > 0)
     total = 2 * values.sum() + 0.5 * alone.sum()
     if not wanted:
@@ -97,16 +102,24 @@ RELATIONS['angle_chunked'] = Relation(slab_terms, members=3)
 
 
 def _cosines(
-    half: Tensor, height: Tensor, inverse: Tensor, i: int, out: Tensor
+    half: Tensor, height: Tensor, inverse: Tensor, rows: slice, out: Tensor
 ) -> None:
-    """Write ``psi_ijk`` of one i and all k > i, as ``[side, k, b, j]``.
+    """Write ``psi_ijk`` of some i and the k behind the first of them.
 
-    Not clamped to [-1, 1]: what is beyond is rounding, no more than within.
+    As ``[side, i, k, b, j]``. Those of k <= i, which another i has, are 0 on
+    both sides. Not clamped to [-1, 1]: what is beyond is rounding, no more
+    than within.
     """
-    rest, near = inverse[:, i + 1 :], inverse[:, i, None]
-    base = half[..., i, None][:, i + 1 :]
-    torch.addcmul(height[:, i, None], base, near, value=-1, out=out)
-    out.mul_(rest).addcmul_(height[:, i + 1 :], near)
+    later = slice(rows.start + 1, None)
+    rest, near = inverse[:, None, later], inverse[:, rows, None]
+    base = half[:, later, :, rows].permute(0, 3, 1, 2)[..., None]
+    torch.addcmul(height[:, rows, None], base, near, value=-1, out=out)
+    out.mul_(rest).addcmul_(height[:, None, later], near)
+    count = out.shape[1]
+    if count > 1:
+        twice = out[:, :, : count - 1]
+        once = twice.new_ones(twice.shape[1:3]).triu_()
+        twice.mul_(once[..., None, None])
 
 
 def _huber(slab: Tensor, out: Tensor) -> None:
@@ -118,13 +131,15 @@ def _huber(slab: Tensor, out: Tensor) -> None:
     aten = torch.ops.aten
     student, teacher, slope = slab.unbind()
     aten.smooth_l1_loss.out(student, teacher, 0, 1.0, out=slope)
-    torch.sum(slope, (0, 1, 2), out=out)
+    torch.sum(slope, (0, 1, 2, 3), out=out)
     aten.smooth_l1_loss_backward.grad_input(
         slab.new_ones(()), student, teacher, 0, 1.0, grad_input=slope
     )
 
 
-def _accumulate(slab: Tensor, inverse: Tensor, i: int, sums: Tensor) -> None:
+def _accumulate(
+    slab: Tensor, inverse: Tensor, rows: slice, sums: Tensor
+) -> None:
     """Add one slab to the three sums over triples that the gradient needs.
 
     With the slopes W: ``direct[i]`` is the sum over k of ``W v_jk``,
@@ -133,13 +148,19 @@ def _accumulate(slab: Tensor, inverse: Tensor, i: int, sums: Tensor) -> None:
     slab.
     """
     cosine, _, slope = slab.unbind()
-    direct, along, across = sums[:, i + 1 :].unbind()
-    direct_i, along_i, _ = sums[:, i].unbind()
-    rest, near = inverse[i + 1 :], inverse[i]
+    later = slice(rows.start + 1, None)
+    direct, along, across = sums[:, later].unbind()
+    direct_i, along_i, _ = sums[:, rows].unbind()
+    rest, near = inverse[later], inverse[rows, None]
     cosine.mul_(slope)
-    along.add_(cosine)
-    along_i.add_(cosine.sum(0))
-    direct.addcmul_(slope, near)
+    along_i.add_(cosine.sum(1))
+    if len(slope) < 4:  # two more passes would take longer than the calls
+        for row in range(len(slope)):
+            along.add_(cosine[row])
+            direct.addcmul_(slope[row], near[row])
+    else:
+        along.add_(cosine.sum(0))
+        direct.add_(torch.mul(slope, near, out=cosine).sum(0))
     slope.mul_(rest)
-    direct_i.add_(slope.sum(0))
-    torch.sum(slope.mul_(near), 2, out=across[..., i])
+    direct_i.add_(slope.sum(1))
+    torch.sum(slope.mul_(near), 3, out=across[..., rows].permute(2, 0, 1))

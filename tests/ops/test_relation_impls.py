@@ -144,12 +144,16 @@ def test_value_and_gradient_match_float64(
     assert_close(grad, expected_grad, grad_tolerance)
 
 
+# In matrices of one image: two images at once, or all with 1, 2 and 5 outer
+# tokens to a slab. Without a limit all are one slab.
+@pytest.mark.parametrize('limit', [2, 5, 10, 25])
 @pytest.mark.parametrize('impl', FUSED)
-def test_slabs_and_pieces_do_not_show(impl, monkeypatch):
+def test_slabs_and_pieces_do_not_show(impl, limit, monkeypatch):
     pair = make_pair(5, 12, 6, 9)
+    pair[0][1, 3] = pair[0][1, 5]
     whole = run_impl(impl, *pair)
-    for limit in ('CPU_BYTES', 'DEVICE_BYTES'):
-        monkeypatch.setattr(ops.pieces, limit, 2 * 12 * 12 * 4)
+    for name in ('CPU_BYTES', 'DEVICE_BYTES'):
+        monkeypatch.setattr(ops.pieces, name, limit * 12 * 12 * 4)
     pieces = run_impl(impl, *pair)
     torch.testing.assert_close(pieces[0], whole[0], rtol=1e-6, atol=0)
     assert_close(pieces[1], whole[1], 1e-6)
@@ -368,8 +372,10 @@ def forward_backward(student, teacher, relation):
         relation_fused.relation_backward(student, laplacian, loss)
 
 
-def test_chunked_has_no_cubic_tensor():
+def test_chunked_has_no_cubic_tensor(monkeypatch):
     batch, num = 4, 64
+    for name in ('CPU_BYTES', 'DEVICE_BYTES'):
+        monkeypatch.setattr(ops.pieces, name, batch * num**2 * 4)
     student, teacher = make_pair(batch, num, 16, 24)
     student.requires_grad_()
     with Watch() as watch:
