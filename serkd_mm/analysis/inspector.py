@@ -22,6 +22,7 @@ from ..models.algorithms.class_checks import (
 from ..models.algorithms.renormalize import Renormalize
 from ..models.connectors import SuperpixelTokenizer, TokenMap, VisualTokens
 from ..models.distillers.serkd_distiller import check_source
+from ..models.heads.check_head import head_widths_named
 from .findings import PairReport, Record, Tokens
 from .gradients import measure_losses, scalar
 from .stack import call_stack, shape_of
@@ -120,9 +121,11 @@ class PairInspector:
         """Record; a network that fails is a problem, with its module."""
         recorders = getattr(self.distiller, f'{side}_recorders')
         self.distiller.set_deliveries_override(side == 'student')
-        with call_stack(self.networks[side]) as stack:
+        network = self.networks[side]
+        widths = head_widths_named(_PLACES[side], network)
+        with call_stack(network) as stack:
             try:
-                with recorders, self.distiller.deliveries:
+                with widths, recorders, self.distiller.deliveries:
                     yield
             except torch.cuda.OutOfMemoryError:
                 raise  # of the batch, not of the module that met it

@@ -12,7 +12,7 @@ from torch import nn
 
 from serkd_mm.engine.config_checks import check_heads
 from serkd_mm.engine.launch import read_config, train
-from serkd_mm.models.heads.check_head import check_head
+from serkd_mm.models.heads.check_head import check_head, head_widths_named
 
 from .builders import (
     batch,
@@ -127,3 +127,24 @@ def test_a_plain_student_is_refused_before_training(tmp_path: Path) -> None:
 
     with pytest.raises(TypeError, match=r'model\.head is a DeiTDistillHead'):
         train(cfg)
+
+
+@pytest.mark.parametrize('side', ['architecture', 'teacher'])
+def test_a_head_of_another_width_than_the_features(side: str) -> None:
+    networks = dict(architecture=student_config(), teacher=vit_config())
+    head = networks[side]['head']
+    width = head['in_channels']
+    head['in_channels'] = 2 * width
+    with pytest.raises(
+        ValueError,
+        match=rf'model\.{side}\.head\.\S+ takes {2 * width} channels, but '
+        rf'gets {width}; set model\.{side}\.head\.in_channels={width}',
+    ):
+        build(**networks)
+
+
+def test_heads_are_left_as_they_were() -> None:
+    network = MODELS.build(vit_config())
+    with head_widths_named('model.teacher', network):
+        pass
+    assert not any(m._forward_pre_hooks for m in network.modules())

@@ -16,6 +16,7 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 from ..heads import DeiTDistillHead
+from ..heads.check_head import head_widths_named
 from ..modes import evaluating
 
 if TYPE_CHECKING:
@@ -151,7 +152,11 @@ def dry_run(
         score = torch.zeros(classes, device=device)
         score[0] = 1.0
         samples = [sample.set_gt_score(score) for sample in samples]
-    with evaluating(algorithm), _without_kernels(algorithm, device):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(evaluating(algorithm))
+        stack.enter_context(_without_kernels(algorithm, device))
+        for name, network in zip(('architecture', 'teacher'), networks):
+            stack.enter_context(head_widths_named(f'model.{name}', network))
         algorithm.loss(images, samples)
 
 

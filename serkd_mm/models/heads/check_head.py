@@ -1,6 +1,9 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 from mmpretrain.models.backbones import DistilledVisionTransformer
@@ -64,3 +67,38 @@ def check_head(name: str, network: nn.Module) -> None:
             'label_dist_head=True where no teacher trains it, or '
             "backbone=dict(type='VisionTransformer')"
         )
+
+
+@contextlib.contextmanager
+def head_widths_named(name: str, network: nn.Module) -> Iterator[None]:
+    """Inside, a head that gets features of another width says so.
+
+    What a backbone puts out shows only when it runs, and the product of two
+    matrices that do not fit names neither.
+
+    Args:
+        name: What to call the network.
+        network: Any module; one without a head is left alone.
+
+    Raises:
+        ValueError: If a linear layer of the head gets other features than it
+            was built for.
+    """
+
+    def check(key: str, layer: nn.Linear, args: tuple) -> None:
+        width = args[0].shape[-1] if args else layer.in_features
+        if width != layer.in_features:
+            raise ValueError(
+                f'{name}.{key} takes {layer.in_features} channels, but gets '
+                f'{width}; set {name}.head.in_channels={width}, or let the '
+                f'backbone end in a stage of {layer.in_features} channels '
+                '(out_indices)'
+            )
+
+    with contextlib.ExitStack() as hooks:
+        for key, layer in network.named_modules():
+            if key.startswith('head.') and isinstance(layer, nn.Linear):
+                hook = functools.partial(check, key)
+                handle = layer.register_forward_pre_hook(hook)
+                hooks.callback(handle.remove)
+        yield
