@@ -3,17 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import autocast, save_checkpoint
 from torch import Tensor
 
 from .random_state import kept_random_state, set_random_state
+
+# What a loss with a schedule of its own reads from the message hub.
+_PROGRESS = ('iter', 'max_iters')
 
 
 class Replay(NamedTuple):
@@ -66,6 +72,8 @@ def save_dump(
         losses=losses,
         device=next(model.parameters()).device.type,
     )
+    hub = MessageHub.get_current_instance()
+    content['progress'] = {name: hub.get_info(name) for name in _PROGRESS}
     if hasattr(model, 'distillation_stopped'):
         content['distillation_stopped'] = model.distillation_stopped
     teacher = getattr(model, 'teacher', None)
@@ -103,7 +111,7 @@ def replay(
     """
     dump = torch.load(path, map_location='cpu', weights_only=False)
     device = device or dump['device']
-    with kept_random_state():
+    with kept_random_state(), _progress(dump['progress']):
         model = _restore(model or _build(dump, path), dump).to(device)
         set_random_state(dump['random_state'])
         with autocast(device, **dump['amp']):
@@ -113,6 +121,20 @@ def replay(
     loss, losses = model.parse_losses({**in_order, **raw})
     values = {name: float(value) for name, value in losses.items()}
     return Replay(loss, values, img_paths(dump['data_batch']), model)
+
+
+@contextlib.contextmanager
+def _progress(values: dict[str, int | None]) -> Iterator[None]:
+    """Let losses see the iteration of the run inside."""
+    hub = MessageHub.get_current_instance()
+    own = {name: hub.get_info(name) for name in values}
+    try:
+        for name, value in values.items():
+            hub.update_info(name, value)
+        yield
+    finally:
+        for name, value in own.items():
+            hub.update_info(name, value)
 
 
 def img_paths(data_batch: Any) -> list[str]:

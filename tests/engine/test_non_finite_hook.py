@@ -14,6 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import Runner
 from mmrazor.registry import MODELS
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from serkd_mm.engine import replay
 from serkd_mm.engine.config_errors import config_errors
 from serkd_mm.engine.hooks import non_finite_hook
+from serkd_mm.models import CSKDLoss
 from tests.engine.runners import images, loader, make_runner
 from tests.models.builders import (
     algorithm_config,
@@ -332,6 +334,25 @@ def test_the_dump_depends_on_the_state_that_it_holds(tmp_path: Path) -> None:
         changed = tmp_path / f'{key}.pth'
         torch.save(other, changed)
         assert replay(changed).losses != losses, key
+
+
+def test_a_loss_with_a_schedule_is_replayed_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = dumped(tmp_path)
+    done, total = torch.load(path, weights_only=False)['progress'].values()
+    assert (done, total) == (2, 4)
+    # Another process, as it were.
+    hub = MessageHub('another')
+    monkeypatch.setattr(MessageHub, 'get_current_instance', lambda: hub)
+    seen = []
+    model = replay(path).model
+    model.register_forward_pre_hook(lambda *_: seen.append(CSKDLoss().alpha))
+
+    replay(path, model=model)
+
+    assert seen == [1 - done / total]
+    assert CSKDLoss().alpha == 1
 
 
 def test_a_teacher_with_a_checkpoint_is_not_dumped(tmp_path: Path) -> None:
