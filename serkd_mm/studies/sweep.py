@@ -78,8 +78,15 @@ class Sweep:
         failures = {}
         if self.teacher is None and first is not None:
             failures = self._run_all([first])
+            weights = first.checkpoint()
+            if not failures and weights is None:
+                failures[first.title] = (
+                    f'{first.folder} is finished, but its checkpoint is gone; '
+                    'remove the folder to train the teacher again, or name '
+                    'its checkpoint with --teacher'
+                )
             if not failures:
-                self.teacher = str(first.checkpoint())
+                self.teacher = str(weights)
         if failures:
             # Those that learn without the teacher still can.
             message = 'not started, as the teacher failed'

@@ -322,6 +322,19 @@ def test_the_teacher_is_trained_once_and_first(
     assert teachers['kd'] == str(tmp_path / 'out' / 'teacher' / 'epoch_2.pth')
 
 
+def test_a_teacher_whose_checkpoint_is_gone_is_named(
+    taught: Study, tmp_path: Path
+) -> None:
+    (tmp_path / 'key').touch()
+    sweep(taught, tmp_path, only=['alone'])
+    (tmp_path / 'out' / 'teacher' / 'epoch_2.pth').unlink()
+
+    failures = sweep(taught, tmp_path)
+
+    assert set(failures) == {'teacher', 'kd seed 1', 'kd seed 2'}
+    assert 'checkpoint is gone; remove the folder' in failures['teacher']
+
+
 def test_who_needs_no_teacher_does_without_a_failed_one(
     taught: Study, tmp_path: Path
 ) -> None:
