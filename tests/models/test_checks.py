@@ -16,6 +16,7 @@ from serkd_mm.models.algorithms import FrozenTeacherDistill
 from .builders import (
     CLASSES,
     algorithm_config,
+    batch,
     build,
     cnn_config,
     distiller_config,
@@ -419,6 +420,13 @@ def test_soft_labels_have_the_classes_of_the_student(train_cfg: Any) -> None:
         match=r'data_preprocessor\.num_classes is 7, .* num_classes=5',
     ):
         build(**cfg, data_preprocessor=preprocessor)
+
+
+@pytest.mark.parametrize('loss', ['DKDLoss', 'WSLD'])
+def test_logits_that_a_loss_of_labels_compares_are_counted(loss: str) -> None:
+    model = build(**hard_label_config(loss, None))
+    inputs, samples = batch()
+    assert 0 <= float(model.loss(inputs, samples)['agreement']) <= 1
 
 
 def test_hard_labels_of_another_place_are_left_alone() -> None:

@@ -48,12 +48,19 @@ def warn_of_idle_dist_head(algorithm: FrozenTeacherDistill) -> None:
     head = getattr(algorithm.student, 'head', None)
     if not isinstance(head, DeiTDistillHead) or head.label_dist_head:
         return
-    recorders = algorithm.distiller.student_recorders.recorders.values()
-    if not any(r.source.endswith('head_dist') for r in recorders):
+    distiller = algorithm.distiller
+    compared = {
+        record['recorder']
+        for mapping in distiller.loss_forward_mappings.values()
+        for record in mapping.values()
+        if record['from_student']
+    }
+    recorders = distiller.student_recorders.recorders
+    if not any(recorders[n].source.endswith('head_dist') for n in compared):
         print_log(
             'The student predicts with its distillation head too, but no '
-            "student recorder has the source 'head.layers.head_dist', so "
-            'nothing trains it; record it for a loss, or set '
+            "loss takes a student recorder of source 'head.layers.head_dist', "
+            'so nothing trains it; map one to a loss, or set '
             'head.label_dist_head=True',
             logger='current',
             level=logging.WARNING,

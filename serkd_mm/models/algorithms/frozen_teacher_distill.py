@@ -234,15 +234,14 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     def _agreement(self) -> dict[str, Tensor]:
         """Share of the batch with one answer; records are still there."""
         for mapping in self.distiller.loss_forward_mappings.values():
-            records = mapping.values()
-            if not all(
-                is_logits(self.distiller, r) and not r.get('connector')
-                for r in records
-            ):
-                continue
-            logits = [self.distiller.get_record(**r) for r in records]
-            if len(logits) == 2 and logits[0].shape == logits[1].shape:
-                student, teacher = (side.argmax(dim=1) for side in logits)
+            sides = {
+                record['from_student']: self.distiller.get_record(**record)
+                for record in mapping.values()
+                if is_logits(self.distiller, record)
+                and not record.get('connector')
+            }
+            if len(sides) == 2 and sides[True].shape == sides[False].shape:
+                student, teacher = (sides[s].argmax(dim=1) for s in sides)
                 return {'agreement': (student == teacher).float().mean()}
         return {}
 
