@@ -1047,9 +1047,11 @@ def test_a_copy_that_moves_leaves_the_teacher_where_it_is() -> None:
     assert {p.dtype for p in model.teacher.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize('recorded', [True, False])
+@pytest.mark.parametrize(
+    ('recorded', 'compared'), [(True, True), (True, False), (False, False)]
+)
 def test_a_distillation_head_that_nothing_trains_is_announced(
-    recorded: bool, monkeypatch: pytest.MonkeyPatch
+    recorded: bool, compared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(
@@ -1057,12 +1059,12 @@ def test_a_distillation_head_that_nothing_trains_is_announced(
         'print_log',
         lambda text, **_: said.append(text),
     )
-    losses = ('loss_kd', 'loss_angle') if recorded else ('loss_angle',)
+    losses = ('loss_kd', 'loss_angle') if compared else ('loss_angle',)
     distiller = distiller_config(losses=losses)
     if not recorded:
         distiller['student_recorders'].pop('logits')
     build(distiller=distiller)
-    assert any('head_dist' in text for text in said) is not recorded
+    assert any('head_dist' in text for text in said) is not compared
 
 
 @pytest.mark.parametrize('teacher_rgb', [True, False])
@@ -1076,6 +1078,19 @@ def test_the_channel_order_of_mmengine_preprocessors_is_honoured(
     change = Renormalize.between(student, teacher)
     assert (change is None) is teacher_rgb
     assert change is None or change.flip
+
+
+def test_a_teacher_that_wants_rgb_alone_gets_it() -> None:
+    bgr = MODELS.build({**RGB, 'to_rgb': False, '_scope_': 'mmpretrain'})
+    teacher = MODELS.build(
+        dict(type='ClsDataPreprocessor', to_rgb=True, _scope_='mmpretrain')
+    )
+    batch = torch.randn(2, 3, 4, 4)
+    change = Renormalize.between(bgr, teacher)
+    assert change is not None
+    assert torch.equal(change(batch), batch.flip(1))
+    rgb = MODELS.build(dict(RGB, _scope_='mmpretrain'))
+    assert Renormalize.between(rgb, teacher) is None
 
 
 def test_logits_of_other_classes_are_refused_when_built() -> None:

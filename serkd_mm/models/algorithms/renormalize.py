@@ -37,14 +37,16 @@ class Renormalize(nn.Module):
             source: Preprocessor that made the batch.
             target: Preprocessor whose normalisation is wanted. One without
                 ``mean`` and ``std`` (MMPretrain's default when a config names
-                none) wants the batch as it is.
+                none) wants the batch as it is, or in RGB with ``to_rgb``.
 
         Returns:
             The module, or None where nothing has to change.
         """
-        if getattr(target, 'mean', None) is None:
-            return None
         flip = converts_to_rgb(source) != converts_to_rgb(target)
+        if getattr(target, 'mean', None) is None:
+            if flip and converts_to_rgb(target):
+                return cls(torch.ones(1), torch.zeros(1), flip)
+            return None
         mean, std = _statistics(source)
         target_mean, target_std = _statistics(target)
         if flip:
