@@ -6,6 +6,15 @@ from pathlib import Path
 CONFIG_PREFIX = 'serkd_mm::'
 
 
+def is_missing(path: str) -> bool:
+    """Whether a checkpoint's name is no URL and names no file.
+
+    Args:
+        path: Path, where ``~`` is the home folder, or URL.
+    """
+    return '://' not in path and not Path(path).expanduser().is_file()
+
+
 def own_folder(name: str) -> Path:
     """``configs`` or ``tools``, of the installed package or the checkout."""
     package = Path(__file__).resolve().parent

@@ -21,7 +21,11 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import nn
 
-from ..engine.config_checks import check_config
+from ..engine.config_checks import (
+    check_batch_norm,
+    check_config,
+    check_instance_losses,
+)
 from ..engine.student_config import student_architecture
 from ..models.algorithms.teacher import build_teacher
 from .cost import count_flops, time_steps
@@ -177,6 +181,13 @@ def _time(
         algorithm = MODELS.build(model).to(options.device).train()
     except Exception as error:
         report.problem('model', error)
+        return
+    try:
+        if not cfg.get('sync_bn'):  # which several processes may use
+            check_batch_norm(cfg, algorithm)
+        check_instance_losses(cfg, algorithm)
+    except ValueError as error:
+        report.problem('train_dataloader.batch_size', error)
         return
     try:
         optimizer = build_optim_wrapper(algorithm, _wrapper(cfg, options))

@@ -19,6 +19,7 @@ from mmengine.runner import CheckpointLoader, find_latest_checkpoint
 from mmrazor.registry import MODELS
 from torch import nn
 
+from ..paths import is_missing
 from .graphs import check_onnx_packages, write_onnx, write_torchscript
 from .random_state import kept_random_state
 from .run_config import check_types, read_run_config
@@ -136,13 +137,16 @@ def find_checkpoint(source: str) -> str:
     """
     if os.path.isdir(source):
         latest = find_latest_checkpoint(source)
-        if latest is None or not os.path.isfile(latest):
+        # The work dir may have been moved.
+        moved = os.path.join(source, os.path.basename(latest or ''))
+        latest = next(filter(os.path.isfile, (latest or '', moved)), None)
+        if latest is None:
             raise FileNotFoundError(
                 f'{source!r} has no last_checkpoint that exists; name a '
                 'checkpoint file'
             )
         return latest
-    if '://' not in source and not os.path.isfile(source):
+    if is_missing(source):
         raise FileNotFoundError(f'checkpoint {source!r} does not exist')
     return source
 

@@ -14,6 +14,7 @@ from ..models.algorithms.teacher import (
     TeacherWeightsError,
     check_teacher_source,
 )
+from ..paths import is_missing
 from .checkpoints import ResumeError
 from .downloads import DownloadError
 from .pretrained_checks import pretrained_inits
@@ -73,7 +74,7 @@ def _check_initial_weights(model: Any) -> None:
         # The teacher's are those of teacher_ckpt.
         if not isinstance(weights, str) or key.startswith('model.teacher.'):
             continue
-        if '://' not in weights and not osp.isfile(weights):
+        if is_missing(weights):
             raise FileNotFoundError(
                 f'{key}.checkpoint {weights!r} is not a file; name the path '
                 'or URL of a checkpoint, such as that of a student that '

@@ -19,6 +19,7 @@ from ..analysis.images import input_size, training_pipeline
 from ..engine.hooks.superpixel_vis_hook import read_image
 from ..engine.launch import read_config
 from ..models.algorithms import FrozenTeacherDistill
+from ..paths import is_missing
 from .agreement import boundary_recall, normalized_mutual_information
 from .sheet import (
     Labels,
@@ -112,7 +113,7 @@ def load_algorithm(cfg: Config, checkpoint: str) -> FrozenTeacherDistill:
             f'{cfg.filename} builds a {type(model).__name__}; superpixels of '
             'teacher and student need the config of a distillation'
         )
-    if '://' not in checkpoint and not Path(checkpoint).is_file():
+    if is_missing(checkpoint):
         kind = 'a folder' if Path(checkpoint).is_dir() else 'not a file'
         raise FileNotFoundError(
             f'checkpoint {checkpoint} is {kind}; name one file, such as the '

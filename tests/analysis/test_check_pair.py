@@ -441,7 +441,10 @@ def test_a_checkpoint_of_another_network_is_a_problem(tmp_path: Path) -> None:
     assert report.step is not None
 
 
-@pytest.mark.parametrize(('weights', 'fits'), [('', False), ('w.pth', True)])
+@pytest.mark.parametrize(
+    ('weights', 'fits'),
+    [('', False), ('nowhere.pth', False), ('https://example.org/w.pth', True)],
+)
 def test_weights_to_start_from_are_not_read(weights: str, fits: bool) -> None:
     initial = dict(type='Pretrained', checkpoint=weights)
 
@@ -450,6 +453,35 @@ def test_weights_to_start_from_are_not_read(weights: str, fits: bool) -> None:
     key = 'model.architecture.backbone.init_cfg.checkpoint'
     assert keys(report) == ([] if fits else [key])
     assert any('not read' in note for note in report.notes)
+
+
+def test_batches_that_training_refuses_are_a_problem() -> None:
+    cfg = read_config('serkd_mm::digits/rkd.py')
+    cfg.train_dataloader.batch_size = 2
+    report = check_pair(cfg, 'pair', replace(OPTIONS, batch_size=2))
+    assert keys(report) == ['train_dataloader.batch_size']
+    assert 'compares the images of a batch' in report.problems[0].message
+
+    cfg = Config(config().to_dict())
+    cfg.model = algorithm_config(
+        architecture=cnn_config(),
+        distiller=dict(
+            type='ConfigurableDistiller',
+            student_recorders=dict(logits=recorder('head.fc')),
+            teacher_recorders=dict(logits=recorder('head.layers.head')),
+            distill_losses=dict(loss_kd=dict(type='KLDivergence')),
+            loss_forward_mappings=dict(
+                loss_kd=dict(
+                    preds_S=dict(recorder='logits', from_student=True),
+                    preds_T=dict(recorder='logits', from_student=False),
+                )
+            ),
+        ),
+    )
+    cfg.train_dataloader.batch_size = 1
+    report = check_pair(cfg, 'pair', OPTIONS)
+    assert keys(report) == ['train_dataloader.batch_size']
+    assert 'has batch norm' in report.problems[0].message
 
 
 def test_a_recorder_that_no_loss_uses_is_named() -> None:

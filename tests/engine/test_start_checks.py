@@ -58,7 +58,9 @@ def test_a_folder_is_no_checkpoint_of_the_usual_runner(tmp_path: Path) -> None:
     check_start(config(tmp_path, runner_type='FlexibleRunner'))
 
 
-def test_the_weights_that_a_network_starts_from_are_looked_for() -> None:
+def test_the_weights_that_a_network_starts_from_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     initial = dict(type='Pretrained', checkpoint='students/a.pth', prefix='b')
     model = dict(backbone=dict(init_cfg=[dict(type='TruncNormal'), initial]))
     named = 'model.backbone.init_cfg.1.checkpoint .students/a.pth. is not a'
@@ -66,8 +68,11 @@ def test_the_weights_that_a_network_starts_from_are_looked_for() -> None:
         check_start(Config(dict(model=model)))
     # The teacher's own are replaced by those of teacher_ckpt.
     check_start(Config(dict(model=dict(teacher=model))))
-    initial['checkpoint'] = 'https://example.org/a.pth'
-    check_start(Config(dict(model=model)))
+    (tmp_path / 'a.pth').touch()
+    monkeypatch.setenv('HOME', str(tmp_path))
+    for there in ('https://example.org/a.pth', '~/a.pth'):
+        initial['checkpoint'] = there
+        check_start(Config(dict(model=model)))
 
 
 def test_a_work_dir_that_cannot_be_made_is_named(tmp_path: Path) -> None:

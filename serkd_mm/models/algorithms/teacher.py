@@ -17,6 +17,8 @@ from mmengine.runner import CheckpointLoader
 from mmrazor.registry import MODELS
 from torch import nn
 
+from ...paths import is_missing
+
 
 class TeacherWeightsError(ValueError):
     """A teacher without weights, or with those of another network."""
@@ -97,9 +99,7 @@ def check_teacher_source(
                 'set model.teacher_ckpt to the path or URL of its checkpoint, '
                 'or model.allow_random_teacher=True for a dry run'
             )
-    elif '://' not in teacher_ckpt and not osp.isfile(
-        osp.expanduser(teacher_ckpt)
-    ):
+    elif is_missing(teacher_ckpt):
         raise FileNotFoundError(
             f'teacher_ckpt {teacher_ckpt!r} is not a file; set '
             'model.teacher_ckpt to the path or URL of the teacher checkpoint'
