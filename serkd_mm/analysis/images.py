@@ -13,6 +13,8 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS
 from torch import Tensor
 
+from ..engine.run_config import unscoped_type
+
 # Training images of datasets that everybody has in the same form.
 TRAINING_IMAGES = {
     'CIFAR10': 50_000,
@@ -41,7 +43,7 @@ def input_size(cfg: Config) -> tuple[int, int]:
     steps = [
         step
         for step in training_pipeline(cfg)
-        if not _kind(step).startswith('Load')
+        if not unscoped_type(step).startswith('Load')
     ]
     reason = 'it has no train_dataloader.dataset.pipeline'
     if steps:
@@ -103,7 +105,7 @@ def _length(dataset: dict, cfg: Config) -> int | None:
 
 def _wrapped(wrapper: dict, length: int) -> int | None:
     """Number of images of a wrapper around a dataset of a length."""
-    kind = _kind(wrapper)
+    kind = unscoped_type(wrapper)
     if kind == 'SkipBrokenImages':
         return length
     if kind == 'RepeatDataset':
@@ -116,7 +118,7 @@ def _wrapped(wrapper: dict, length: int) -> int | None:
 
 
 def _leaf_length(dataset: dict, cfg: Config) -> int | None:
-    kind = _kind(dataset)
+    kind = unscoped_type(dataset)
     if kind in TRAINING_IMAGES and _is_whole(dataset, cfg):
         return TRAINING_IMAGES[kind]
     root = dataset.get('data_root') or ''
@@ -137,7 +139,9 @@ def _is_whole(dataset: dict, cfg: Config) -> bool:
         return False
     model = cfg.get('model') or {}
     head = model.get('architecture', model).get('head') or {}
-    return _kind(dataset) != 'ImageNet' or head.get('num_classes') == 1000
+    return (
+        unscoped_type(dataset) != 'ImageNet' or head.get('num_classes') == 1000
+    )
 
 
 def training_pipeline(cfg: Config) -> list[dict]:
@@ -149,8 +153,3 @@ def training_pipeline(cfg: Config) -> list[dict]:
     while 'dataset' in dataset or 'datasets' in dataset:
         dataset = dataset.get('dataset') or dataset['datasets'][0]
     return dataset.get('pipeline', [])
-
-
-def _kind(part: dict) -> str:
-    """Type of a part of a config without its scope."""
-    return str(part.get('type')).rpartition('.')[2]

@@ -12,6 +12,8 @@ from mmengine.config import Config
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
+from .run_config import unscoped_type
+
 # Datasets of MMPretrain that read a folder and cannot download it.
 FOLDER_DATASETS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
 
@@ -38,7 +40,8 @@ def check_data(cfg: Config, names: Iterable[str]) -> None:
         for key, dataset in _leaves(f'{name}.dataset', _dataset(cfg, name)):
             _check_pipeline(key, dataset)
             count = _class_count(dataset)
-            if dataset.get('type') in FOLDER_DATASETS and not _remote(dataset):
+            in_folder = unscoped_type(dataset) in FOLDER_DATASETS
+            if in_folder and not _remote(dataset):
                 folders = _check_folder(key, dataset, head_classes)
                 if folders:
                     first = first or (key, folders)
@@ -184,7 +187,7 @@ def _annotation(key: str, dataset: dict, root: str) -> str | None:
         return path
     split = dataset.get('split')
     path = osp.expanduser(osp.join(root, 'meta', f'{split}.txt'))
-    is_imagenet = dataset.get('type') == 'ImageNet'
+    is_imagenet = unscoped_type(dataset) == 'ImageNet'
     return path if is_imagenet and split and osp.isfile(path) else None
 
 

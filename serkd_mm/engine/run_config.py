@@ -120,6 +120,17 @@ def type_names(config: Any) -> Iterator[str]:
             yield from type_names(value)
 
 
+def unscoped_type(part: Any) -> str:
+    """Type that a part of a config names, without its scope.
+
+    Example:
+        >>> unscoped_type(dict(type='mmpretrain.ImageNet'))
+        'ImageNet'
+    """
+    named = part.get('type') if isinstance(part, dict) else None
+    return str(named).rpartition('.')[2]
+
+
 class _DictCalls(ast.NodeTransformer):
     """Turns ``dict(key=value)`` and ``dict({key: value})`` into literals."""
 

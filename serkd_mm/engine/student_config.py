@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 
-from .run_config import registered_classes, type_names
+from .run_config import registered_classes, type_names, unscoped_type
 
 _PACKAGE = 'serkd_mm'
 _HOSTS = {
@@ -32,13 +32,14 @@ def student_config(cfg: Config) -> Config:
         exported.pop(name, None)
     exported['default_scope'] = 'mmpretrain'
     wrapper = exported.get('optim_wrapper') or {}
-    if wrapper.get('constructor') == 'MergedOptimWrapperConstructor':
+    constructor = str(wrapper.get('constructor')).rpartition('.')[2]
+    if constructor == 'MergedOptimWrapperConstructor':
         # MMEngine's default makes other groups of the same settings.
         wrapper.pop('constructor')
     model = student_architecture(cfg)
     model.pop('_scope_', None)
     head = model.get('head')
-    if head and head['type'] == 'DeiTDistillHead':
+    if unscoped_type(head) == 'DeiTDistillHead':
         head['type'] = 'DeiTClsHead'
         head.pop('label_dist_head', None)
     exported['model'] = model
@@ -100,10 +101,10 @@ def _use_host_classes(value: Any) -> Any:
         return type(value)(_use_host_classes(item) for item in value)
     if not isinstance(value, dict):
         return value
-    if value.get('type') == 'SkipBrokenImages':
+    if unscoped_type(value) == 'SkipBrokenImages':
         return _use_host_classes(value['dataset'])
     items = {key: _use_host_classes(item) for key, item in value.items()}
-    host = _HOSTS.get(str(items.get('type')))
+    host = _HOSTS.get(unscoped_type(items))
     return {**items, 'type': host} if host else items
 
 
@@ -123,7 +124,7 @@ def _host_hook(hook: Any) -> Any:
     """The hook that one of this package extends; None if there is none."""
     if not isinstance(hook, dict):
         return hook
-    for cls in registered_classes().get(hook['type'].split('.')[-1], ()):
+    for cls in registered_classes().get(unscoped_type(hook), ()):
         host = next(base for base in cls.__mro__ if not _distills(base))
         if host is not cls:
             name = host.__name__

@@ -61,6 +61,11 @@ def test_the_key_of_a_missing_folder_is_named(name: str, key: str) -> None:
         check_data(config(), [name])
 
 
+def test_a_dataset_may_be_named_with_its_scope() -> None:
+    with pytest.raises(FileNotFoundError, match="data_root 'nowhere'"):
+        check_data(config(type='mmpretrain.ImageNet'), BOTH)
+
+
 @pytest.mark.parametrize(
     'prefix',
     [

@@ -18,7 +18,7 @@ from mmpretrain import ImageClassificationInferencer
 from mmrazor.registry import MODELS
 
 from serkd_mm.engine import export
-from serkd_mm.engine.export import export_student
+from serkd_mm.engine.export import export_student, find_checkpoint
 from serkd_mm.engine.student_config import image_size, student_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,6 +119,16 @@ def test_a_work_directory_stands_for_its_latest_checkpoint(
     assert not any(key.startswith('architecture.') for key in a)
 
 
+def test_a_work_directory_may_have_been_moved(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    moved = checkpoint.parent.rename(tmp_path / 'moved')
+    assert find_checkpoint(str(moved)) == str(moved / checkpoint.name)
+    (moved / checkpoint.name).unlink()
+    with pytest.raises(FileNotFoundError, match='no last_checkpoint that exi'):
+        find_checkpoint(str(moved))
+
+
 def test_an_inferencer_predicts_with_the_student(
     checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -139,6 +149,18 @@ def test_a_config_without_own_classes_does_not_import_the_package(
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[name] = None
     assert 'serkd_mm' not in student_config(cfg).pretty_text
+
+
+def test_types_with_their_scope_are_of_this_package_too(cfg: Config) -> None:
+    head, wrapper = cfg.model.architecture.head, cfg.optim_wrapper
+    head.type = f'mmpretrain.{head.type}'
+    wrapper.constructor = 'mmengine.MergedOptimWrapperConstructor'
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        cfg[name] = None
+    student = student_config(cfg)
+    assert student.model.head.type == 'DeiTClsHead'
+    assert 'constructor' not in student.optim_wrapper
+    assert 'serkd_mm' not in student.pretty_text
 
 
 def test_a_student_that_computes_something_else_is_not_written(
