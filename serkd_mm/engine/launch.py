@@ -191,7 +191,6 @@ def train(cfg: Config) -> nn.Module:
         check_heads(runner.model)
         check_batch_norm(cfg, runner.model)
         check_instance_losses(cfg, runner.model)
-        runner.register_hook(BrokenImagesHook())
         if cfg.get('resume'):
             require_whole_checkpoint(runner)
         with workers_end(runner):
@@ -209,11 +208,13 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner of a config, MMEngine's default or ``runner_type``.
 
     Classes without a scope are MMPretrain's unless the config says others.
+    Every run counts the broken images that it replaces.
     """
     cfg.setdefault('default_scope', 'mmpretrain')
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
+    runner: Runner = build(cfg)
+    runner.register_hook(BrokenImagesHook())
+    return runner
 
 
 def rename_dump(cfg: Config, prefix: str) -> None:

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
 from serkd_mm.datasets import BrokenImageError, SkipBrokenImages
-from serkd_mm.engine.launch import train
+from serkd_mm.engine.launch import build_runner, train
 
 from ..jobs import free_port, run
 from .images import write_folder
@@ -193,6 +193,20 @@ def test_validation_sees_every_image(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match='val_dataloader.dataset is a Skip'):
         train(cfg)
+
+
+def test_tests_see_every_image(tmp_path: Path) -> None:
+    write_folder(tmp_path / 'train')
+    cfg = run_config(tmp_path)
+    cfg.test_dataloader = Config(cfg.to_dict()).train_dataloader
+    cfg.test_dataloader.dataset = dict(
+        type='SkipBrokenImages', dataset=cfg.test_dataloader.dataset
+    )
+    cfg.test_cfg = dict(fp16=False)
+    cfg.test_evaluator = dict(type='Accuracy')
+
+    with pytest.raises(ValueError, match='test_dataloader.dataset is a Skip'):
+        build_runner(cfg).test()
 
 
 @pytest.mark.slow
