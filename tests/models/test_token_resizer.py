@@ -102,9 +102,15 @@ def test_superpixels_can_be_made_of_the_tokens() -> None:
     assert chain(torch.randn(2, 257, 6)).shape == (2, 49, 6)
 
 
-@pytest.mark.parametrize('hw', [14, (14,), (14, 0), (2.5, 2), None])
+def test_one_number_stands_for_both_sides() -> None:
+    assert TokenResizer(hw=14).hw == (14, 14)
+
+
+@pytest.mark.parametrize(
+    'hw', [(14,), (14, 0), (7.0, 7), (True, 2), ('a', 1), None]
+)
 def test_a_grid_that_is_none_is_refused(hw: Any) -> None:
-    with pytest.raises(ValueError, match='two positive integers') as error:
+    with pytest.raises(ValueError, match='hw must be a positive int') as error:
         TokenResizer(hw=hw)
     assert repr(hw) in str(error.value)
 

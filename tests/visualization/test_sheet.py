@@ -239,12 +239,16 @@ def test_a_teacher_that_all_processes_share_is_refused_by_all() -> None:
         SuperpixelVisHook().before_train(SimpleNamespace(model=model))
 
 
-def test_without_superpixels_the_hook_says_so_and_draws_nothing() -> None:
+@pytest.mark.parametrize('distils', [True, False])
+def test_without_superpixels_the_hook_says_so_and_draws_nothing(
+    distils: bool,
+) -> None:
     """A config that inherits the hook and takes other losses trains."""
     feature = builders.distiller_config(losses=('loss_feature',))
+    model = builders.build(distiller=feature)
     said: list[str] = []
     runner = SimpleNamespace(
-        model=builders.build(distiller=feature),
+        model=model if distils else model.student,
         val_loop=object(),
         logger=SimpleNamespace(warning=said.append),
         epoch=0,

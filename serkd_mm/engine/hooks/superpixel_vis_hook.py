@@ -12,6 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...datasets.leaves import leaf_datasets
+from ...models import FrozenTeacherDistill
 from ...models.algorithms.shard import is_sharded
 from ...visualization.sheet import (
     agreement_of,
@@ -83,7 +84,10 @@ class SuperpixelVisHook(Hook):
             )
             return
         model = unwrapped_model(runner)
-        if not superpixel_records(model.distiller):
+        if not (
+            isinstance(model, FrozenTeacherDistill)
+            and superpixel_records(model.distiller)
+        ):
             runner.logger.warning(
                 'SuperpixelVisHook draws nothing: no loss of this config '
                 'takes superpixels'

@@ -8,6 +8,7 @@ from mmrazor.models.architectures.connectors.base_connector import (
 )
 from mmrazor.registry import MODELS
 
+from ...functional.superpixel import size_pair
 from .visual_tokens import TokenMap
 
 
@@ -22,24 +23,19 @@ class TokenResizer(BaseConnector):
     :class:`VisualTokens` or :class:`FeatureMapTokenizer`.
 
     Args:
-        hw: Height and width of the grid to resize to, in tokens.
+        hw: Height and width of the grid to resize to, in tokens; one number
+            for both.
         init_cfg: Initialisation config.
 
     Raises:
-        ValueError: If ``hw`` is no pair of positive integers.
+        ValueError: If ``hw`` is neither one positive integer nor two.
     """
 
     def __init__(
-        self, hw: tuple[int, int], init_cfg: dict | None = None
+        self, hw: int | tuple[int, int], init_cfg: dict | None = None
     ) -> None:
         super().__init__(init_cfg)
-        pair = tuple(hw) if isinstance(hw, (tuple, list)) else (hw,)
-        if len(pair) != 2 or any(int(s) != s or s < 1 for s in pair):
-            raise ValueError(
-                'hw must be the height and width of a token grid, two '
-                f'positive integers, got {hw!r}'
-            )
-        self.hw = (int(pair[0]), int(pair[1]))
+        self.hw = size_pair(hw, 'hw')
 
     def forward_train(self, feature: TokenMap) -> TokenMap:
         """Resize a token map.
