@@ -50,7 +50,8 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--batch-size',
         type=int,
-        help="images of a step (default: the config's, on a CPU at most 8)",
+        help="images of a step (default: the config's, on a CPU at most as "
+        'many as have the pixels of 8 images of 224x224)',
     )
     parser.add_argument(
         '--size',

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Evaluate on several GPUs:
 # tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of test.py]
-# Environment as for dist_train.sh.
+# Environment: NNODES, NODE_RANK, MASTER_ADDR, PORT and PYTHON as for
+# dist_train.sh.
 set -euo pipefail
 if [ $# -lt 3 ]; then
   echo "usage: $0 CONFIG CHECKPOINT GPUS [options of tools/test.py]" >&2

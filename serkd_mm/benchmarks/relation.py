@@ -31,7 +31,6 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 BASELINE = 'straightforward'
 SHAPES = [(128, 49, 192, 768), (128, 49, 384, 768), (8, 196, 192, 768)]
-DISTANCE_SHAPES = [(128, 49, 384, 768)]
 LARGE = (128, 196, 192, 768)
 QUICK = [(2, 9, 8, 16), (2, 16, 8, 16), (1, 25, 8, 16)]
 ROUNDS = 7

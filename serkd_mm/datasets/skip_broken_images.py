@@ -27,8 +27,8 @@ class SkipBrokenImages:
     Args:
         dataset: Dataset, or its config, whose pipeline loads images with
             :class:`LoadCheckedImage` and ends in ``PackInputs``.
-        max_in_a_row: Number of broken images in a row that ends training:
-            then it is the storage that is broken.
+        max_in_a_row: How many broken images in a row are passed over. One
+            more ends training: then it is the storage that is broken.
 
     Raises:
         ValueError: If the pipeline has no :class:`LoadCheckedImage`.

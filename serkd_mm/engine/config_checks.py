@@ -195,8 +195,8 @@ def check_optimizer(cfg: Config) -> None:
             raise ValueError(f'{key}.type {kind!r} is not registered{meant}')
     for name in ('lr', 'weight_decay', 'momentum', 'eps'):
         value = settings.get(name)
-        number = isinstance(value, (int, float)) and value is not True
-        if value is not None and not number:
+        number = isinstance(value, (int, float, type(None)))
+        if isinstance(value, bool) or not number:
             raise TypeError(f'{key}.{name} must be a number, got {value!r}')
 
 

@@ -56,7 +56,8 @@ class NonFiniteHook(Hook):
 
     Works with every optimizer wrapper of MMEngine that steps a
     :class:`torch.optim.Optimizer`. Costs one pass over the gradients per
-    update and one transfer of two numbers to the host per iteration.
+    update, and per iteration one transfer of two numbers to the host and
+    copies of the buffers and of the states of the random generators.
 
     Args:
         action: ``'stop'`` or ``'skip'``.

@@ -1,6 +1,7 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,7 +38,7 @@ class ConvAttention(nn.Module):
         self.hw = hw
         self.num_prefix_tokens = num_prefix_tokens
         self.drop_rate = drop_rate
-        self.sharpness = nn.Parameter(nearest_offsets(num_heads)[:, 0] * 0 + 1)
+        self.sharpness = nn.Parameter(torch.ones(num_heads))
         self.centers = nn.Parameter(nearest_offsets(num_heads))
 
     def forward(
