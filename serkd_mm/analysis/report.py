@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import base64
-import os
 from html import escape
 from pathlib import Path
+
+from mmengine.fileio import put_text
 
 from .logs import RunLog
 from .plot_logs import plot_runs
@@ -46,9 +47,7 @@ def write_report(run: RunLog, path: Path) -> None:
         f'<title>{title}</title><style>{STYLE}</style>'
         f'<h1>{title}</h1>{"".join(parts)}</html>\n'
     )
-    partial = path.with_name(f'{path.name}.tmp')
-    partial.write_text(html, encoding='utf-8')
-    os.replace(partial, path)
+    put_text(html, str(path))
 
 
 def superpixel_images(run: RunLog) -> list[Path]:

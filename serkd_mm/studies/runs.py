@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.fileio import put_text
 
 from ..analysis.logs import TOP1, read_run
 from .process import RunError
@@ -68,10 +68,8 @@ class Run:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Replace the record in one step."""
-        path = self.folder / RECORD
-        temporary = path.with_suffix('.tmp')
-        temporary.write_text(json.dumps(record, indent=1) + '\n')
-        os.replace(temporary, path)
+        text = json.dumps(record, indent=1) + '\n'
+        put_text(text, str(self.folder / RECORD))
 
     @property
     def status(self) -> str:

@@ -92,9 +92,11 @@ def test_other_dimensions_are_refused_with_their_shape(shape: tuple) -> None:
     assert str(shape) in str(error.value)
 
 
-def test_a_negative_prefix_is_refused() -> None:
-    with pytest.raises(ValueError, match='>= 0, got -1'):
-        VisualTokens(num_prefix_tokens=-1)
+@pytest.mark.parametrize('count', [-1, '2', 2.0, True, None])
+def test_a_prefix_that_is_no_count_is_refused(count: Any) -> None:
+    with pytest.raises(ValueError, match='an integer >= 0, got') as error:
+        VisualTokens(num_prefix_tokens=count)
+    assert repr(count) in str(error.value)
 
 
 # -- superpixel tokens ------------------------------------------------------

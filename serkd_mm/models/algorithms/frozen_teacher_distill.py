@@ -124,6 +124,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 'teacher_shard and teacher_compile exclude each other; leave '
                 'one of them out'
             )
+        if not isinstance(teacher_compile, (bool, dict)):
+            raise TypeError(
+                'teacher_compile must be True, False or a dict of options of '
+                f'torch.compile, got {teacher_compile!r}'
+            )
         check_parts(
             architecture=architecture, teacher=teacher, distiller=distiller
         )
@@ -171,11 +176,6 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         check_batch_augments(self)
         check_classes(self)
         dry_run(self, input_size)
-        if not isinstance(teacher_compile, (bool, dict)):
-            raise TypeError(
-                'teacher_compile must be True, False or a dict of options of '
-                f'torch.compile, got {teacher_compile!r}'
-            )
         if teacher_compile is not False:
             options = {} if teacher_compile is True else teacher_compile
             compat.compile_module(self.teacher, **options)

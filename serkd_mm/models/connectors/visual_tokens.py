@@ -36,6 +36,10 @@ class VisualTokens(BaseConnector):
         hw: Height and width of the token grid of a sequence. None takes the
             visual tokens as a square.
         init_cfg: Initialisation config.
+
+    Raises:
+        ValueError: If ``num_prefix_tokens`` is no integer from 0 on, or
+            ``hw`` neither one positive integer nor two.
     """
 
     def __init__(
@@ -45,9 +49,10 @@ class VisualTokens(BaseConnector):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if num_prefix_tokens < 0:
+        if type(num_prefix_tokens) is not int or num_prefix_tokens < 0:
             raise ValueError(
-                f'num_prefix_tokens must be >= 0, got {num_prefix_tokens}'
+                'num_prefix_tokens must be an integer >= 0, got '
+                f'{num_prefix_tokens!r}'
             )
         self.num_prefix_tokens = num_prefix_tokens
         self.hw = None if hw is None else size_pair(hw, 'hw')
@@ -90,7 +95,7 @@ class VisualTokens(BaseConnector):
         count = length - self.num_prefix_tokens
         if self.hw is not None and self.hw[0] * self.hw[1] == count:
             return self.hw
-        side = max(math.isqrt(max(count, 1)), 1)
+        side = math.isqrt(max(count, 1))
         if self.hw is None and side**2 == count:
             return side, side
         if (side + 1) ** 2 - count < count - side**2:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules import (
+    ModuleOutputsRecorder,
     ParameterRecorder,
     RecorderManager,
 )
@@ -74,7 +75,7 @@ class SeRKDDistiller(ConfigurableDistiller):
         _check_sources(self.student_recorders, model, 'student')
         super().prepare_from_student(model)
         for name, recorder in self.student_recorders.recorders.items():
-            if _records_modules(recorder):
+            if isinstance(recorder, ModuleOutputsRecorder):
                 module = model.get_submodule(recorder.source)
                 module.register_forward_pre_hook(self._graph_check(name))
 
@@ -196,10 +197,6 @@ class SeRKDDistiller(ConfigurableDistiller):
         }
 
 
-def _records_modules(recorder: BaseRecorder) -> bool:
-    return type(recorder).__name__.startswith('Module')
-
-
 def _check_sources(
     recorders: RecorderManager, model: nn.Module, side: str
 ) -> None:
@@ -223,7 +220,7 @@ def check_source(
     """
     if isinstance(recorder, ParameterRecorder):
         kind, known = 'parameter', model.named_parameters()
-    elif _records_modules(recorder):
+    elif isinstance(recorder, ModuleOutputsRecorder):  # or of inputs
         kind, known = 'module', model.named_modules()
     else:
         return

@@ -32,6 +32,10 @@ class InstanceAngleLoss(nn.Module):
         self.impl = impl
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
-        """Compare embeddings ``(B, Cs)`` and ``(B, Ct)``, or maps."""
+        """Compare embeddings ``(B, Cs)`` and ``(B, Ct)``, or maps.
+
+        Returns:
+            Weighted loss, a scalar, float32 under autocast too.
+        """
         student, teacher = batch_as_tokens(preds_S), batch_as_tokens(preds_T)
         return self.loss_weight * angle_loss(student, teacher, impl=self.impl)

@@ -34,6 +34,9 @@ class TokenAngleLoss(nn.Module):
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Compare ``(B, K, Cs)`` student and ``(B, K, Ct)`` teacher tokens.
 
+        Returns:
+            Weighted loss, a scalar, float32 under autocast too.
+
         Raises:
             ValueError: If K < 3, where the loss is always 0.
         """

@@ -43,6 +43,9 @@ class TokenDistanceLoss(nn.Module):
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Compare ``(B, K, Cs)`` student and ``(B, K, Ct)`` teacher tokens.
 
+        Returns:
+            Weighted loss, a scalar, float32 under autocast too.
+
         Raises:
             ValueError: If K < 3, or < 2 with ``normalize='batch'``, where
                 the loss is always 0.
