@@ -67,11 +67,10 @@ def select_impl(
     """Implementation of the angle loss to use for these tokens.
 
     ``'auto'`` is ``'triton'`` for CUDA tensors of up to 256 tokens that are
-    computed in float32, where Triton and a C compiler are installed and the
-    device is one that Triton compiles for (capability 7.0), else
-    ``'chunked'``. Any
-    other valid name is returned as it is: an explicit choice that cannot run
-    raises where it is called.
+    computed in float32, where Triton, a C compiler and Python's header are
+    installed and the device is one that Triton compiles for (capability 7.0),
+    else ``'chunked'``. Any other valid name is returned as it is: an explicit
+    choice that cannot run raises where it is called.
 
     Args:
         impl: ``'auto'``, ``'reference'``, ``'chunked'`` or ``'triton'``.

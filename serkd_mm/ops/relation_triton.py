@@ -9,16 +9,16 @@ writes there: no atomics, so the same input gives the same bits. Both orders of
 i and k are visited, since halving the triples would need atomics or partial
 sums in memory.
 
-Cost, computed and not measured. Per ordered triple 28 float32 instructions:
-4 for each cosine and 2 for each clamp, 1 for the difference, 2 for its slope,
-4 for the value, 3 for the mask and 8 for the three sums of the gradient
-(products and accumulation). A step reads 4 floats per (k, j) for its 4 tokens
-i, so 4 bytes per triple from L2 or L1; device memory sees 6 matrices, 24 B K^2
-bytes. At B = 128, K = 196 (963 million triples) that is 27 G instructions, or
-35 G with j padded to 256, 3.9 GB from cache and 118 MB from memory. A GPU with
-33 T instructions/s, 5 TB/s of L2 and 4.8 TB/s of memory (H200 data sheet; L2
-an estimate) takes 1.1, 0.8 and 0.02 ms: arithmetic binds, closely followed by
-L2. The tile sizes follow from this count and have not been tuned on a device.
+Cost, computed and not measured. Built ahead of time for sm_90 with the
+gradient, a triple (i, k, j) is 36 instructions up to K = 64 and 28 for the
+largest K, 20 to 22 of them float32 arithmetic; j is padded to a power of two.
+A step reads 4 floats per (k, j) for its 4 or 2 tokens i, so 4 or 8 bytes per
+triple from L2 or L1; device memory sees 6 matrices, 24 B K^2 bytes. At
+B = 128, K = 196 (963 million triples, 1.26 billion with padding) that is 35 G
+instructions, 7.7 GB from cache and 118 MB from memory. A GPU with 30 T
+instructions/s, 5 TB/s of L2 and 3.4 TB/s of memory (H100; L2 an estimate)
+takes 1.2, 1.5 and 0.04 ms. At K = 49 it is 0.71 G instructions and 60 MB from
+cache, 24 and 12 microseconds. No tile has been tuned on a device.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ import importlib
 import importlib.metadata
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,8 +45,8 @@ try:
 except importlib.metadata.PackageNotFoundError:
     _INSTALLED = False
 
-# Triton builds its launcher with one when a kernel is first used.
-_COMPILER = any(
+# Triton builds its launcher when a kernel is first used.
+_COMPILER = Path(sysconfig.get_path('include'), 'Python.h').is_file() and any(
     [os.environ.get('CC'), shutil.which('gcc'), shutil.which('clang')]
 )
 
@@ -103,7 +105,7 @@ def triton_installed() -> bool:
 
 
 def compiler_found() -> bool:
-    """Whether there is the C compiler that Triton asks for."""
+    """Whether there are the C compiler and header that Triton asks for."""
     return _COMPILER
 
 
@@ -119,14 +121,15 @@ def kernel_terms(
             "impl='triton' needs tensors on a CUDA device, got "
             f"{squared.device}; use impl='chunked'"
         )
-    rows, steps, columns = _tile(num, interpreted)
+    rows, steps, columns = tile(num, interpreted)
     blocks = -(-num // rows)
+    # The blocks of an image run side by side, so that the caches hold it.
     values = squared.new_empty(batch, blocks)
     slope = torch.empty_like(squared[0]) if wanted else values
     across = torch.empty_like(squared[0]) if wanted else values
     # Launches go to the current device, which need not be the tensors'.
     with torch.cuda.device_of(squared):
-        kernel[(batch, blocks)](
+        kernel[(blocks, batch)](
             squared,
             inverse,
             values,
@@ -138,7 +141,7 @@ def kernel_terms(
             ROWS=rows,
             STEPS=steps,
             COLUMNS=columns,
-            num_warps=8,
+            num_warps=1,
         )
     if not wanted:
         return values.sum(), None
@@ -150,14 +153,16 @@ def kernel_terms(
 RELATIONS['angle_triton'] = Relation(kernel_terms, members=3)
 
 
-def _tile(num: int, interpreted: bool) -> tuple[int, int, int]:
-    """Powers of two: tokens i, tokens k of one step, vertices j."""
+def tile(num: int, interpreted: bool) -> tuple[int, int, int]:
+    """Powers of two: tokens i, tokens k of one step, vertices j.
+
+    A tile is one warp's: all j of a token i lie in it, so that sums over j
+    are shuffles. The interpreter pays per operation and takes many k at once.
+    """
     columns = max(16, 1 << (num - 1).bit_length())
-    rows = 4
-    # The interpreter pays per operation, a GPU per element and register.
-    budget = 1 << 17 if interpreted else 1 << 12
-    steps = budget // (rows * columns)
-    return rows, max(1, min(steps, columns)), columns
+    if interpreted:
+        return 4, min(columns, (1 << 15) // columns), columns
+    return (4 if columns <= 64 else 2), 1, columns
 
 
 @functools.cache
@@ -166,7 +171,9 @@ def _compiled() -> tuple[Any, bool]:
     global tl
     triton = importlib.import_module('triton')
     tl = importlib.import_module('triton.language')
-    kernel = triton.jit(_angle_kernel)
+    # One build per tile. Where K is a multiple of 16, Triton 3.6 would look
+    # for wider loads and not come to an end.
+    kernel = triton.jit(do_not_specialize=['side', 'num'])(_angle_kernel)
     return kernel, type(kernel).__name__ == 'InterpretedFunction'
 
 
@@ -184,8 +191,8 @@ def _angle_kernel(  # type: ignore[no-untyped-def]
     COLUMNS: tl.constexpr,  # noqa: N803
 ):
     """Triples of ROWS outer tokens i of one image; s student, t teacher."""
-    image = tl.program_id(0).to(tl.int64) * num * num
-    i = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    image = tl.program_id(1).to(tl.int64) * num * num
+    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, COLUMNS)
     ij = image + i[:, None] * num + j[None, :]
     ij_in = (i[:, None] < num) & (j[None, :] < num)
@@ -209,27 +216,28 @@ def _angle_kernel(  # type: ignore[no-untyped-def]
         ik_in = (i[:, None] < num) & (k[None, :] < num)
         es_ik = 0.5 * tl.load(squared + ik, mask=ik_in, other=0.0)
         et_ik = 0.5 * tl.load(squared + side + ik, mask=ik_in, other=0.0)
-        # (i, k, j) tiles. Clamped by tl.where, which keeps NaN.
+        # (i, k, j) tiles.
+        vs = vs_ij[:, None, :] * vs_kj[None, :, :]
+        vt = vt_ij[:, None, :] * vt_kj[None, :, :]
         cs = es_ij[:, None, :] + es_kj[None, :, :] - es_ik[:, :, None]
-        cs = cs * vs_ij[:, None, :] * vs_kj[None, :, :]
-        clamped = (cs <= -1.0) | (cs >= 1.0)
-        cs = tl.where(cs > 1.0, 1.0, tl.where(cs < -1.0, -1.0, cs))
         ct = et_ij[:, None, :] + et_kj[None, :, :] - et_ik[:, :, None]
-        ct = ct * vt_ij[:, None, :] * vt_kj[None, :, :]
-        ct = tl.where(ct > 1.0, 1.0, tl.where(ct < -1.0, -1.0, ct))
+        cs *= vs
+        ct *= vt
+        clamped = tl.abs(cs) >= 1.0
+        cs = tl.clamp(cs, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
+        ct = tl.clamp(ct, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
         gap = cs - ct
-        bent = tl.where(gap > 1.0, 1.0, tl.where(gap < -1.0, -1.0, gap))
+        bent = tl.clamp(gap, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
         value += tl.sum(bent * (gap - 0.5 * bent), axis=1)
         if WANTED:
             weight = tl.where(clamped, 0.0, bent)
             along += tl.sum(weight * cs, axis=1)
-            weight = weight * vs_kj[None, :, :]
-            direct += tl.sum(weight, axis=1)
-            across = tl.sum(weight * vs_ij[:, None, :], axis=2)
+            direct += tl.sum(weight * vs_kj[None, :, :], axis=1)
+            across = tl.sum(weight * vs, axis=2)
             tl.store(acrosses + ik, across, mask=ik_in)
     total = tl.sum(tl.sum(value, axis=1), axis=0)
-    blocks = tl.num_programs(1)
-    tl.store(values + tl.program_id(0) * blocks + tl.program_id(1), total)
+    blocks = tl.num_programs(0)
+    tl.store(values + tl.program_id(1) * blocks + tl.program_id(0), total)
     if WANTED:
         slope = vs_ij * (direct - vs_ij * along)
         tl.store(slopes + ij, slope, mask=ij_in)
