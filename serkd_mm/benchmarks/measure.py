@@ -83,6 +83,7 @@ def interleaved(
     repeats: int,
     options: Options,
     before: Callable[[int], object] = lambda index: None,
+    once: bool = False,
 ) -> dict[str, list[float]]:
     """Milliseconds of every run in every round, after a round of warm-up.
 
@@ -94,10 +95,12 @@ def interleaved(
         options: Device and length of a timing; CUDA is timed by events, all
             else by the wall clock.
         before: Called with the number of the round before each timing.
+        once: Whether a timing is one call, however short.
 
     Returns:
         Lists of ``repeats`` times by name.
     """
+    cuda = options.device == 'cuda'
     times: dict[str, list[float]] = {name: [] for name in runs}
     calls = dict.fromkeys(runs, 1)
     for index in range(-1, repeats):
@@ -106,9 +109,10 @@ def interleaved(
             elapsed = milliseconds(run, options.device, calls[name])
             if index >= 0:
                 times[name].append(elapsed)
-            elif elapsed < options.shortest:
+            elif not once and (cuda or elapsed < options.shortest):
+                # What a GPU compiles or loads first is no measure.
                 warm = milliseconds(run, options.device)
-                calls[name] = math.ceil(options.shortest / warm)
+                calls[name] = max(1, math.ceil(options.shortest / warm))
     return times
 
 

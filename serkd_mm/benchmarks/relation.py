@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..functional import relation
+from ..ops import select_impl
 from ..ops.relation_fused import distances
-from ..ops.relation_triton import triton_installed
 from . import straightforward
 from .ceilings import against_ceilings
 from .growth import add_growth
@@ -126,8 +126,8 @@ def variants(loss: str, options: Options) -> list[str]:
 
 def fastest(options: Options) -> str:
     """What ``impl='auto'`` takes on this device."""
-    triton = options.device == 'cuda' and triton_installed()
-    return 'triton' if triton else 'chunked'
+    tokens = torch.empty(1, 3, 1, device=options.device)
+    return select_impl('auto', tokens)
 
 
 def images_at_once(variant: str, shape: Shape, device: str) -> int:

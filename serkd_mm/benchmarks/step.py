@@ -118,7 +118,8 @@ def time_steps(
         name: partial(step, batch) for name, step in steps.items()
     }
     repeats = options.rounds(rounds)
-    return interleaved(runs, repeats, options, before=new_batch)
+    # Preprocessing writes mixed labels into the samples, hence once.
+    return interleaved(runs, repeats, options, before=new_batch, once=True)
 
 
 def _compare(report: Report, student: str) -> list[dict[str, Any]]:
