@@ -76,14 +76,15 @@ def test_one_of_two_equal_parts_is_told_from_the_other() -> None:
 def test_the_module_that_ran_is_named(side: str) -> None:
     # Networks of the same classes, which do not tell the side.
     networks = dict(architecture=cnn_config(), teacher=cnn_config())
-    networks[side]['head']['in_channels'] += 1
+    linear = dict(type='LinearNeck', in_channels=65, out_channels=64)
+    networks[side]['neck'] = [networks[side]['neck'], linear]
     distiller = dict(type='SeRKDDistiller')
 
     error = raised(config(**networks, distiller=distiller, input_size=32))
 
     assert type(error) is RuntimeError
     assert 'mat1 and mat2' in str(error)
-    assert f'[config: model.{side}.head = ' in str(error)
+    assert f'[config: model.{side}.neck.1 = ' in str(error)
 
 
 def test_a_module_that_runs_after_building_is_named() -> None:

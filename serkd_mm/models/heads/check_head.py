@@ -90,9 +90,9 @@ def head_widths_named(name: str, network: nn.Module) -> Iterator[None]:
         if width != layer.in_features:
             raise ValueError(
                 f'{name}.{key} takes {layer.in_features} channels, but gets '
-                f'{width}; set {name}.head.in_channels={width}, or let the '
-                f'backbone end in a stage of {layer.in_features} channels '
-                '(out_indices)'
+                f'{width}; set {name}.head.in_channels={width}, or let '
+                f'{name}.backbone put out {layer.in_features} (its arch, '
+                'depth or out_indices)'
             )
 
     with contextlib.ExitStack() as hooks:
