@@ -113,18 +113,26 @@ def choose_checkpoint(
     return path, refused
 
 
+def latest_checkpoints(work_dir: str) -> list[str]:
+    """What ``last_checkpoint`` of a work dir may mean.
+
+    Returns:
+        The name in it, and the file of that name in the work dir, which may
+        have been moved. None of them need be there.
+    """
+    last = Path(work_dir, 'last_checkpoint')
+    if not last.is_file():
+        return []
+    # What is no text names no file either.
+    named = last.read_text(errors='replace').strip('\0 \n')
+    moved = osp.join(work_dir, osp.basename(named))
+    found = [named] if named else []
+    return [*found, moved] if osp.isfile(moved) and moved != named else found
+
+
 def _candidates(work_dir: str, folder: str, template: str) -> list[str]:
     """What ``last_checkpoint`` names, then the others, the newest first."""
-    first: list[str] = []
-    last = Path(work_dir, 'last_checkpoint')
-    if last.is_file():
-        # What is no text names no file either.
-        named = last.read_text(errors='replace').strip('\0 \n')
-        first = [named] if named else []
-        # The work dir may have been moved.
-        moved = osp.join(work_dir, osp.basename(named))
-        if osp.isfile(moved) and moved != named:
-            first.append(moved)
+    first = latest_checkpoints(work_dir)
     step = re.sub(r'\\{.*?\\}', r'\\d+', re.escape(template))
     others = [
         path

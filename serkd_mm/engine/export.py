@@ -15,11 +15,12 @@ import torch
 from mmengine.config import Config
 from mmengine.fileio import put
 from mmengine.registry import DefaultScope
-from mmengine.runner import CheckpointLoader, find_latest_checkpoint
+from mmengine.runner import CheckpointLoader
 from mmrazor.registry import MODELS
 from torch import nn
 
 from ..paths import is_missing
+from .checkpoints import latest_checkpoints
 from .graphs import check_onnx_packages, write_onnx, write_torchscript
 from .random_state import kept_random_state
 from .run_config import check_types, read_run_config
@@ -136,10 +137,8 @@ def find_checkpoint(source: str) -> str:
         FileNotFoundError: If there is none.
     """
     if os.path.isdir(source):
-        latest = find_latest_checkpoint(source)
-        # The work dir may have been moved.
-        moved = os.path.join(source, os.path.basename(latest or ''))
-        latest = next(filter(os.path.isfile, (latest or '', moved)), None)
+        named = latest_checkpoints(source)
+        latest = next(filter(os.path.isfile, named), None)
         if latest is None:
             raise FileNotFoundError(
                 f'{source!r} has no last_checkpoint that exists; name a '

@@ -120,6 +120,11 @@ def type_names(config: Any) -> Iterator[str]:
             yield from type_names(value)
 
 
+def unscoped(name: Any) -> str:
+    """What a registry knows something by, without the scope in front."""
+    return str(name).rpartition('.')[2]
+
+
 def unscoped_type(part: Any) -> str:
     """Type that a part of a config names, without its scope.
 
@@ -127,8 +132,7 @@ def unscoped_type(part: Any) -> str:
         >>> unscoped_type(dict(type='mmpretrain.ImageNet'))
         'ImageNet'
     """
-    named = part.get('type') if isinstance(part, dict) else None
-    return str(named).rpartition('.')[2]
+    return unscoped(part.get('type') if isinstance(part, dict) else None)
 
 
 class _DictCalls(ast.NodeTransformer):

@@ -9,7 +9,12 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 
-from .run_config import registered_classes, type_names, unscoped_type
+from .run_config import (
+    registered_classes,
+    type_names,
+    unscoped,
+    unscoped_type,
+)
 
 _PACKAGE = 'serkd_mm'
 _HOSTS = {
@@ -32,8 +37,7 @@ def student_config(cfg: Config) -> Config:
         exported.pop(name, None)
     exported['default_scope'] = 'mmpretrain'
     wrapper = exported.get('optim_wrapper') or {}
-    constructor = str(wrapper.get('constructor')).rpartition('.')[2]
-    if constructor == 'MergedOptimWrapperConstructor':
+    if unscoped(wrapper.get('constructor')) == 'MergedOptimWrapperConstructor':
         # MMEngine's default makes other groups of the same settings.
         wrapper.pop('constructor')
     model = student_architecture(cfg)
@@ -47,7 +51,7 @@ def student_config(cfg: Config) -> Config:
     exported = _use_host_classes(exported)
     student = Config(exported)
     own = _own_names()
-    if not any(name.split('.')[-1] in own for name in type_names(exported)):
+    if not any(unscoped(name) in own for name in type_names(exported)):
         _drop_own_import(student)
     return student
 
