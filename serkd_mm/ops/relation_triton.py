@@ -39,6 +39,8 @@ from ..functional.relation import check_pair
 from .relation_fused import RELATIONS, Relation, fused_loss
 
 MAX_TOKENS = 256
+# A tile is one warp's, see :func:`tile`.
+NUM_WARPS = 1
 
 try:
     _INSTALLED = int(importlib.metadata.version('triton').split('.')[0]) >= 3
@@ -141,7 +143,7 @@ def kernel_terms(
             ROWS=rows,
             STEPS=steps,
             COLUMNS=columns,
-            num_warps=1,
+            num_warps=NUM_WARPS,
         )
     if not wanted:
         return values.sum(), None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -181,32 +182,24 @@ def test_an_epoch_without_broken_images_says_so(tmp_path: Path) -> None:
     assert '[2]: 0 of 8 images were broken' in logs(tmp_path)[0]
 
 
-def test_validation_sees_every_image(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ('name', 'start'),
+    [('val', train), ('test', lambda cfg: build_runner(cfg).test())],
+)
+def test_what_is_measured_has_every_image(
+    name: str, start: Callable, tmp_path: Path
+) -> None:
     write_folder(tmp_path / 'train')
     cfg = run_config(tmp_path)
-    cfg.val_dataloader = Config(cfg.to_dict()).train_dataloader
-    cfg.val_dataloader.dataset = dict(
-        type='SkipBrokenImages', dataset=cfg.val_dataloader.dataset
-    )
-    cfg.val_cfg = dict(fp16=False)
-    cfg.val_evaluator = dict(type='Accuracy')
+    loader = Config(cfg.to_dict()).train_dataloader
+    loader.dataset = dict(type='SkipBrokenImages', dataset=loader.dataset)
+    cfg[f'{name}_dataloader'] = loader
+    cfg[f'{name}_cfg'] = dict(fp16=False)
+    cfg[f'{name}_evaluator'] = dict(type='Accuracy')
 
-    with pytest.raises(ValueError, match='val_dataloader.dataset is a Skip'):
-        train(cfg)
-
-
-def test_tests_see_every_image(tmp_path: Path) -> None:
-    write_folder(tmp_path / 'train')
-    cfg = run_config(tmp_path)
-    cfg.test_dataloader = Config(cfg.to_dict()).train_dataloader
-    cfg.test_dataloader.dataset = dict(
-        type='SkipBrokenImages', dataset=cfg.test_dataloader.dataset
-    )
-    cfg.test_cfg = dict(fp16=False)
-    cfg.test_evaluator = dict(type='Accuracy')
-
-    with pytest.raises(ValueError, match='test_dataloader.dataset is a Skip'):
-        build_runner(cfg).test()
+    match = f'{name}_dataloader.dataset is a Skip'
+    with pytest.raises(ValueError, match=match):
+        start(cfg)
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def test_every_tile_builds_and_stays_in_registers(
     built = compiler.compile(
         source,
         target=backends.GPUTarget('cuda', 90, 32),
-        options=dict(num_warps=1),
+        options=dict(num_warps=relation_triton.NUM_WARPS),
     )
     assert built.metadata.shared <= 1024
     cubin = tmp_path / 'kernel.cubin'
