@@ -10,8 +10,9 @@ i and k are visited, since halving the triples would need atomics or partial
 sums in memory.
 
 Cost, computed and not measured. Built ahead of time for sm_90 with the
-gradient, a triple (i, k, j) is 36 instructions up to K = 64 and 28 for the
-largest K, 20 to 22 of them float32 arithmetic; j is padded to a power of two.
+gradient, a triple (i, k, j) is 36 instructions for K from 33 to 64, 33 up to
+128 and 28 above, 20 to 22 of them float32 arithmetic; smaller K take more. j is
+padded to a power of two.
 A step reads 4 floats per (k, j) for its 4 or 2 tokens i, so 4 or 8 bytes per
 triple from L2 or L1; device memory sees 6 matrices, 24 B K^2 bytes. At
 B = 128, K = 196 (963 million triples, 1.26 billion with padding) that is 35 G

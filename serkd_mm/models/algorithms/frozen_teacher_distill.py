@@ -241,8 +241,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 and not record.get('connector')
             }
             if len(sides) == 2 and sides[True].shape == sides[False].shape:
-                student, teacher = (sides[s].argmax(dim=1) for s in sides)
-                return {'agreement': (student == teacher).float().mean()}
+                one, other = (side.argmax(dim=1) for side in sides.values())
+                return {'agreement': (one == other).float().mean()}
         return {}
 
     def _find_renormalization(self) -> None:
