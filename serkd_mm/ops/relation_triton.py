@@ -11,15 +11,15 @@ sums in memory.
 
 Cost, computed and not measured. Built ahead of time for sm_90 with the
 gradient, a triple (i, k, j) is 36 instructions for K from 33 to 64, 33 up to
-128 and 28 above, 20 to 22 of them float32 arithmetic; smaller K take more. j is
-padded to a power of two.
-A step reads 4 floats per (k, j) for its 4 or 2 tokens i, so 4 or 8 bytes per
-triple from L2 or L1; device memory sees 6 matrices, 24 B K^2 bytes. At
-B = 128, K = 196 (963 million triples, 1.26 billion with padding) that is 35 G
-instructions, 7.7 GB from cache and 118 MB from memory. A GPU with 30 T
-instructions/s, 5 TB/s of L2 and 3.4 TB/s of memory (H100; L2 an estimate)
-takes 1.2, 1.5 and 0.04 ms. At K = 49 it is 0.71 G instructions and 60 MB from
-cache, 24 and 12 microseconds. No tile has been tuned on a device.
+128 and 28 above, 20 to 22 of them float32 arithmetic; smaller K take more. j
+is padded to a power of two. A step reads 4 floats per (k, j) for its 4 or 2
+tokens i, so 4 or 8 bytes per triple from L2 or L1; device memory sees 6
+matrices, 24 B K^2 bytes. At B = 128, K = 196 (963 million triples, 1.26
+billion with padding) that is 35 G instructions, 7.7 GB from cache and 118 MB
+from memory. A GPU with 30 T instructions/s, 5 TB/s of L2 and 3.4 TB/s of
+memory (H100; L2 an estimate) takes 1.2, 1.5 and 0.04 ms. At K = 49 it is 0.71
+G instructions and 60 MB from cache, 24 and 12 microseconds. No tile has been
+tuned on a device.
 """
 
 from __future__ import annotations
