@@ -7,6 +7,7 @@ python tools/train.py configs/serkd_deit-s.py --amp
 import argparse
 
 from mmengine.config import Config
+from mmengine.device import get_device
 
 from serkd_mm.engine.config_checks import check_config
 from serkd_mm.engine.data_checks import check_data
@@ -40,7 +41,10 @@ def parse_args() -> argparse.Namespace:
         'without one: the latest of the work dir)',
     )
     parser.add_argument(
-        '--amp', action='store_true', help='automatic mixed precision'
+        '--amp',
+        action='store_true',
+        help='automatic mixed precision: float16 on a GPU, unless the config '
+        'has another optim_wrapper.dtype, bfloat16 on CPUs',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -62,7 +66,9 @@ def parse_args() -> argparse.Namespace:
 
 def merge_training_options(cfg: Config, args: argparse.Namespace) -> None:
     """Put the options that only training has into the config."""
-    if args.amp:
+    if args.amp and get_device() == 'cpu':
+        cfg.optim_wrapper.type = 'Bfloat16OptimWrapper'
+    elif args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Callable
 
 import numpy as np
@@ -20,20 +18,11 @@ from mmrazor.models.algorithms import SingleTeacherDistill as Algorithm
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from ..engine.optimizers import Bfloat16OptimWrapper
 from ..paths import own_config_path
 
 # One training step on a batch of a data loader; returns the total loss.
 Step = Callable[[dict], Tensor]
-
-
-class Bfloat16OptimWrapper(OptimWrapper):
-    """Plain wrapper under bfloat16 autocast, which needs no loss scale."""
-
-    @contextmanager
-    def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Autocast of the forward."""
-        with super().optim_context(model), bfloat16():
-            yield
 
 
 def bfloat16() -> Any:

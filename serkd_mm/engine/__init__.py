@@ -10,12 +10,13 @@ from .hooks import (
     StopOnSignalHook,
     TeacherCheckHook,
 )
-from .optimizers import MergedOptimWrapperConstructor
+from .optimizers import Bfloat16OptimWrapper, MergedOptimWrapperConstructor
 from .tolerant_vis_backend import TolerantVisBackend
 
 __all__ = [
     'AtomicCheckpointHook',
     'AtomicLocalBackend',
+    'Bfloat16OptimWrapper',
     'BrokenImagesHook',
     'ExactResumeHook',
     'ExportStudentHook',

@@ -40,6 +40,9 @@ def student_config(cfg: Config) -> Config:
     if unscoped(wrapper.get('constructor')) == 'MergedOptimWrapperConstructor':
         # MMEngine's default makes other groups of the same settings.
         wrapper.pop('constructor')
+    if unscoped_type(wrapper) == 'Bfloat16OptimWrapper':
+        wrapper.update(type='AmpOptimWrapper', dtype='bfloat16')
+        wrapper.pop('fused_attention', None)
     model = student_architecture(cfg)
     model.pop('_scope_', None)
     head = model.get('head')

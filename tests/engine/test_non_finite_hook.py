@@ -303,6 +303,21 @@ def test_the_dump_gives_the_same_losses_and_gradients_again(
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_dump_of_bfloat16_is_replayed_in_it(tmp_path: Path) -> None:
+    mixed = dict(
+        type='Bfloat16OptimWrapper', optimizer=dict(type='SGD', lr=0.1)
+    )
+
+    path, losses = dumped(tmp_path, optim_wrapper=mixed)
+
+    dump = torch.load(path, weights_only=False)
+    assert replay(path).losses == losses
+    dump['amp'] = dict(enabled=False)
+    other = tmp_path / 'float32.pth'
+    torch.save(dump, other)
+    assert replay(other).losses != losses
+
+
 def test_soft_labels_are_dumped_as_they_came(tmp_path: Path) -> None:
     samples = batches(4, bad=(2,), value=0.0)
     for label, sample in enumerate(samples):

@@ -935,6 +935,35 @@ def test_a_compiled_teacher_is_one_graph_and_gives_the_same_losses() -> None:
     assert not any('_orig_mod' in name for name in model.state_dict())
 
 
+def test_channels_last_changes_the_layout_alone() -> None:
+    def step(**settings: Any) -> tuple:
+        torch.manual_seed(0)
+        model = build_with_cnn_teacher(**settings)
+        layouts = []
+        for network, name in (
+            (model.student, 'backbone.patch_embed.projection'),
+            (model.teacher, 'backbone.layer3'),
+        ):
+            network.get_submodule(name).register_forward_hook(
+                lambda module, args, output: layouts.append(
+                    output.is_contiguous(memory_format=torch.channels_last)
+                )
+            )
+        losses = losses_of(model, *batch())
+        total(losses).backward()
+        gradients = {n: p.grad for n, p in model.named_parameters()}
+        return layouts, losses, gradients, model.state_dict()
+
+    layouts, losses, gradients, weights = step(channels_last=True)
+    before, expected, slopes, initial = step()
+
+    assert all(layouts)
+    assert not any(before)
+    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(gradients, slopes, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(weights, initial, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     'dtype',
     [

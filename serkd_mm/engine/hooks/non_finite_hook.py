@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from ... import compat
 from ..iteration_record import IterationRecord, gradients_finite
+from ..optimizers import Bfloat16OptimWrapper
 from ..runner_parts import (
     forget_norm,
     norm_before_clipping,
@@ -249,8 +250,9 @@ class NonFiniteHook(Hook):
         if not self._dumped:
             name = f'iter_{runner.iter + 1}_rank_{runner.rank}.pth'
             amp: dict[str, Any] = dict(enabled=False)
-            if isinstance(runner.optim_wrapper, AmpOptimWrapper):
-                amp = dict(dtype=runner.optim_wrapper.cast_dtype)
+            wrapper = runner.optim_wrapper
+            if isinstance(wrapper, (AmpOptimWrapper, Bfloat16OptimWrapper)):
+                amp = dict(dtype=wrapper.cast_dtype)
             path = Path(runner.work_dir, 'non_finite', name)
             parts.append(self._record.save(path, runner.cfg, amp))
             self._dumped = True

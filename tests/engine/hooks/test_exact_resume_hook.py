@@ -260,6 +260,12 @@ def test_gradients_of_an_unfinished_accumulation_are_kept(
     train_in_two(tmp_path, (LENGTH, 7), optim=dict(accumulative_counts=3))
 
 
+def test_bfloat16_resumes_exactly(tmp_path: Path) -> None:
+    train_in_two(
+        tmp_path, (LENGTH + 2,), optim=dict(type='Bfloat16OptimWrapper')
+    )
+
+
 def test_the_gradient_scaler_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

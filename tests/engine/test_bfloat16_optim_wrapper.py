@@ -1,0 +1,109 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Mixed precision without a loss scale, on a CPU."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from torch import nn
+from torch.profiler import profile
+
+from ..models.builders import build
+from .runners import make_runner
+
+WRAPPER = dict(type='Bfloat16OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
+
+
+def wrapper(model: nn.Module, **settings: bool) -> OptimWrapper:
+    return build_optim_wrapper(model, dict(copy.deepcopy(WRAPPER), **settings))
+
+
+def test_networks_compute_in_bfloat16_and_weights_stay_in_float32(
+    tmp_path: Path,
+) -> None:
+    model = build()
+    seen = set()
+    for network in (model.student, model.teacher):
+        network.backbone.layers[0].ffn.register_forward_hook(
+            lambda module, args, output: seen.add(args[0].dtype)
+        )
+        network.backbone.layers[0].attn.proj.register_forward_hook(
+            lambda module, args, output: seen.add(output.dtype)
+        )
+    before = copy.deepcopy(model.student.state_dict())
+
+    make_runner(tmp_path, model, optim_wrapper=copy.deepcopy(WRAPPER)).train()
+
+    assert torch.bfloat16 in seen
+    after = model.student.state_dict()
+    assert {value.dtype for value in after.values()} == {torch.float32}
+    assert not torch.equal(
+        after['head.layers.head.weight'], before['head.layers.head.weight']
+    )
+
+
+def test_an_update_is_that_of_autocast_by_hand() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 2))
+    by_hand = copy.deepcopy(model)
+    inputs = torch.randn(5, 8)
+    optim_wrapper = wrapper(model)
+
+    with optim_wrapper.optim_context(model):
+        loss = model(inputs).square().mean()
+    optim_wrapper.update_params(loss)
+
+    with torch.autocast('cpu', torch.bfloat16):
+        expected = by_hand(inputs).square().mean()
+    expected.backward()
+    torch.optim.SGD(by_hand.parameters(), lr=0.1).step()
+    assert torch.equal(loss, expected)
+    for actual, wanted in zip(model.parameters(), by_hand.parameters()):
+        assert torch.equal(actual, wanted)
+    assert not torch.is_autocast_enabled('cpu')
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(16, 48)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        heads = self.project(tokens).unflatten(-1, (3, 2, 8))
+        return F.scaled_dot_product_attention(*heads.permute(2, 0, 3, 1, 4))
+
+
+@pytest.mark.parametrize('fused', [True, False])
+def test_attention_is_fused_unless_it_is_switched_off(fused: bool) -> None:
+    model = Attention()
+    optim_wrapper = wrapper(model, fused_attention=fused)
+
+    with profile() as events, optim_wrapper.optim_context(model):
+        model(torch.randn(2, 5, 16)).sum().backward()
+
+    names = {event.key for event in events.key_averages()}
+    assert any('flash_attention' in name for name in names) == fused
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
+def forward(
+    model: nn.Module, optim_wrapper: OptimWrapper, tokens: torch.Tensor
+) -> None:
+    with optim_wrapper.optim_context(model):
+        assert not torch.backends.cuda.flash_sdp_enabled()
+        model(tokens)
+
+
+def test_the_switch_is_put_back_after_an_error() -> None:
+    model = Attention()
+    optim_wrapper = wrapper(model, fused_attention=False)
+
+    with pytest.raises(RuntimeError, match='shapes'):
+        forward(model, optim_wrapper, torch.randn(2, 5, 7))
+
+    assert torch.backends.cuda.flash_sdp_enabled()
