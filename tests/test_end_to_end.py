@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.device import get_device
 
 from .jobs import SERKD_LOSSES
 
@@ -192,6 +194,33 @@ def test_resuming_goes_on_where_training_stopped(
     checkpoint = torch.load(tmp_path / f'epoch_{STUDENT_EPOCHS}.pth')
     counts = checkpoint['optimizer']['state'].values()
     assert {int(state['step']) for state in counts} == {40 * STUDENT_EPOCHS}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    get_device() != 'cpu', reason='mixed precision is float16 on a GPU'
+)
+def test_mixed_precision_on_cpus_is_bfloat16(
+    teacher: Path, tmp_path: Path
+) -> None:
+    run_tool(
+        'train.py',
+        QUICKSTART / 'serkd.py',
+        '--work-dir',
+        tmp_path,
+        '--amp',
+        '--no-validate',
+        *serkd_options(teacher),
+        'train_cfg.max_epochs=1',
+        'param_scheduler=None',
+        cwd=tmp_path,
+    )
+
+    cfg = Config.fromfile(tmp_path / 'serkd.py')
+    assert cfg.optim_wrapper.type == 'Bfloat16OptimWrapper'
+    assert 'loss_scale' not in cfg.optim_wrapper
+    values = losses(tmp_path)
+    assert values[-1] < values[0]
 
 
 # -- mistakes ---------------------------------------------------------------
