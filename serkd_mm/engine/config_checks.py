@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..models.algorithms.class_checks import check_one_hot
 from ..models.heads.check_head import check_head
 from ..models.losses import InstanceAngleLoss, InstanceDistanceLoss
+from .near_names import did_you_mean
 
 # What MMEngine reads of a config beside the arguments of its runners.
 _TOP = (
@@ -190,9 +191,10 @@ def check_optimizer(cfg: Config) -> None:
         if isinstance(kind, str) and registry.get(kind) is None:
             names = [*registry.module_dict, *OPTIMIZERS.module_dict]
             known = {name.lower(): name for name in names}
-            near = difflib.get_close_matches(kind.lower(), known, n=1)
-            meant = f'; did you mean {known[near[0]]!r}?' if near else ''
-            raise ValueError(f'{key}.type {kind!r} is not registered{meant}')
+            raise ValueError(
+                f'{key}.type {kind!r} is not registered'
+                f'{did_you_mean(kind.lower(), known)}'
+            )
     for name in ('lr', 'weight_decay', 'momentum', 'eps'):
         value = settings.get(name)
         number = isinstance(value, (int, float, type(None)))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -55,8 +55,7 @@ def _near_type(frame: FrameType) -> str:
     }
     for reached in chain:
         known.update((other, other) for other in reached.module_dict)
-    near = difflib.get_close_matches(name.rpartition('.')[2], known, n=1)
-    return f'; did you mean {known[near[0]]!r}?' if near else ''
+    return did_you_mean(name.rpartition('.')[2], known)
 
 
 def nearest(name: str, built: Any) -> str:
@@ -66,8 +65,19 @@ def nearest(name: str, built: Any) -> str:
         name: Argument that there is not.
         built: Class or function.
     """
-    near = difflib.get_close_matches(name, sorted(_arguments(built)), n=1)
-    return f'; did you mean {near[0]!r}?' if near else ''
+    known = sorted(_arguments(built))
+    return did_you_mean(name, dict(zip(known, known)))
+
+
+def did_you_mean(name: str, known: Mapping[str, str]) -> str:
+    """The question that ends a message about an unknown name, or nothing.
+
+    Args:
+        name: What was given.
+        known: Names to compare it with, and how the question calls them.
+    """
+    near = difflib.get_close_matches(name, known, n=1)
+    return f'; did you mean {known[near[0]]!r}?' if near else ''
 
 
 def _innermost(frames: Iterable[FrameType]) -> tuple[Any, dict]:
