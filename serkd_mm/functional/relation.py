@@ -180,7 +180,7 @@ def _distance_relation(
 ) -> Tensor:
     """Distances over their mean, ``(B, K, K)``."""
     dims = (1, 2) if normalize == 'image' else (0, 1, 2)
-    squared, apart = squared_distances(tokens, dims, dtype)
+    squared, apart, _ = squared_distances(tokens, dims, dtype)
     distance = _sqrt(squared, apart)
     count = apart.sum(dim=dims, keepdim=True).clamp(min=1)
     mu = distance.sum(dim=dims, keepdim=True) / count
@@ -190,7 +190,7 @@ def _distance_relation(
 
 def _angle_relation(tokens: Tensor, dtype: torch.dtype) -> Tensor:
     """Cosines at the middle index, ``(B, K, K, K)`` as ``[b, i, j, k]``."""
-    squared, apart = squared_distances(tokens, (1, 2), dtype)
+    squared, apart, _ = squared_distances(tokens, (1, 2), dtype)
     squared = squared.to(dtype)
     inverse = inverse_distances(squared, apart)
     # G_ik - G_ij - G_jk + G_jj = (D_ij + D_jk - D_ik) / 2
@@ -202,7 +202,7 @@ def _angle_relation(tokens: Tensor, dtype: torch.dtype) -> Tensor:
 
 def squared_distances(
     tokens: Tensor, dims: tuple[int, ...], dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Squared distances between the tokens of an image, up to scale.
 
     From the Gram matrix, ``D_ij = G_ii + G_jj - 2 G_ij``. The subtraction
@@ -223,8 +223,9 @@ def squared_distances(
 
     Returns:
         Squared distances in squared units, float64, 0 for coincident pairs
-        and without gradient there, and the boolean mask of the pairs that
-        are apart, each ``(B, K, K)``.
+        and without gradient there; the boolean mask of the pairs that are
+        apart, each ``(B, K, K)``; and the unit in ``dtype``, of 1 or B in
+        the first dimension and 1 in the others.
     """
     relative = relative_resolution(tokens.dtype, dtype)
     tokens = tokens.to(dtype)
@@ -236,8 +237,8 @@ def squared_distances(
         tokens = tokens - tokens.mean(dim=1, keepdim=True)
         gram = tokens @ tokens.transpose(1, 2)
     else:
-        tokens, unit = tokens.double(), unit.double()
-        gram = tokens @ tokens.transpose(1, 2) / unit**2
+        tokens = tokens.double()
+        gram = tokens @ tokens.transpose(1, 2) / unit.double() ** 2
     diagonal = torch.diagonal(gram, dim1=1, dim2=2)
     squared = diagonal.unsqueeze(1) + diagonal.unsqueeze(2) - 2 * gram
     largest = diagonal.detach().amax(dim=1)[:, None, None]
@@ -247,7 +248,7 @@ def squared_distances(
     limit = torch.maximum(rounding, resolution.to(gram.dtype) ** 2)
     # Not (a > b): nan in the tokens stays nan.
     apart = ~(squared.detach() <= limit)
-    return squared.where(apart, squared.new_zeros(())), apart
+    return squared.where(apart, squared.new_zeros(())), apart, unit
 
 
 def relative_resolution(given: torch.dtype, dtype: torch.dtype) -> float:

@@ -8,12 +8,8 @@ from torch import Tensor
 
 from .distance_chunked import distance_loss_chunked
 from .relation_chunked import angle_loss_chunked
-from .relation_triton import (
-    MAX_TOKENS,
-    angle_loss_triton,
-    compiler_found,
-    triton_installed,
-)
+from .relation_triton import MAX_TOKENS, angle_loss_triton
+from .triton_build import compiler_found, triton_installed
 
 IMPLS = ('auto', 'reference', 'chunked', 'triton')
 DISTANCE_IMPLS = IMPLS[:3]

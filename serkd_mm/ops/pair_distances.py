@@ -22,7 +22,7 @@ from .pieces import pieces
 
 def distances_from_differences(
     tokens: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Squared and inverse distances between the tokens of an image.
 
     In units of the image's :func:`~serkd_mm.functional.scale.\
@@ -36,14 +36,17 @@ power_of_two_scale`. Which pairs count as coincident is said in
 
     Returns:
         Squared distances and one over the distances, ``(B, K, K)`` of
-        ``dtype``; both are 0 for coincident pairs.
+        ``dtype``; both are 0 for coincident pairs. Their unit,
+        ``(B, 1, 1)``.
 
     Example:
         >>> tokens = torch.tensor([[[0.0], [2.0], [2.0]]])
-        >>> squared, inverse = distances_from_differences(
+        >>> squared, inverse, unit = distances_from_differences(
         ...     tokens, torch.float32
         ... )
-        >>> squared * 4**2  # the unit is 4
+        >>> unit
+        tensor([[[4.]]])
+        >>> squared * 4**2
         tensor([[[0., 4., 4.],
                  [4., 0., 0.],
                  [4., 0., 0.]]])
@@ -53,10 +56,11 @@ power_of_two_scale`. Which pairs count as coincident is said in
     resolution = relative_resolution(tokens.dtype, dtype)
     batch, num, width = tokens.shape
     of_images: list[Tensor] = []
+    units = []
     for part in pieces(batch, num * width * dtype.itemsize, tokens.device):
-        scaled = tokens[part].detach().to(dtype)
-        scaled = scaled / power_of_two_scale(scaled)
-        of_images += map(F.pdist, scaled.unbind())
+        images = tokens[part].detach().to(dtype)
+        units.append(power_of_two_scale(images))
+        of_images += map(F.pdist, (images / units[-1]).unbind())
     distance = torch.stack(of_images)
     apart = ~(distance <= resolution)  # nan stays nan
     found = torch.cat([distance.square(), distance.reciprocal()])
@@ -64,7 +68,7 @@ power_of_two_scale`. Which pairs count as coincident is said in
     # A last entry for the diagonal.
     found = F.pad(found, (0, 1)).index_select(1, _pair_index(num))
     squared, inverse = found.view(2, batch, num, num)
-    return squared, inverse
+    return squared, inverse, torch.cat(units)
 
 
 @functools.lru_cache(maxsize=32)

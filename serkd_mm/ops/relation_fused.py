@@ -31,7 +31,6 @@ from ..functional.relation import (
     inverse_distances,
     squared_distances,
 )
-from ..functional.scale import power_of_two_scale
 from .pair_distances import distances_from_differences
 from .pieces import pieces
 
@@ -40,6 +39,10 @@ from .pieces import pieces
 # distances). Inputs are (2, B, K, K), student first; P is (B, K, K).
 Terms = Callable[[Tensor, Tensor, bool], tuple[Tensor, Optional[Tensor]]]
 
+# (tokens, squared distances, inverse distances) -> unit of the distances,
+# (B, 1, 1). The distances, (B, K, K), are written.
+Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 
 class Relation(NamedTuple):
     """A relation loss.
@@ -47,10 +50,12 @@ class Relation(NamedTuple):
     Attributes:
         terms: Its sum over all relations of some images.
         members: Tokens that a relation is between.
+        measure: How distances are found, None for the device's own way.
     """
 
     terms: Terms
     members: int
+    measure: Measure | None = None
 
 
 # The modules that have them enter them here.
@@ -61,11 +66,11 @@ RELATIONS: dict[str, Relation] = {}
 _OPERATORS = torch.library.Library('serkd_mm', 'DEF')
 _OPERATORS.define(
     'relation_forward(Tensor student, Tensor teacher, str relation,'
-    ' bool wanted) -> (Tensor, Tensor)'
+    ' bool wanted) -> (Tensor, Tensor, Tensor)'
 )
 _OPERATORS.define(
-    'relation_backward(Tensor student, Tensor laplacian, Tensor upstream)'
-    ' -> Tensor'
+    'relation_backward(Tensor student, Tensor laplacian, Tensor scale,'
+    ' Tensor upstream) -> Tensor'
 )
 
 
@@ -88,19 +93,19 @@ class _RelationLoss(torch.autograd.Function):
         relation: str,
         wanted: bool,
     ) -> Tensor:
-        loss, laplacian = torch.ops.serkd_mm.relation_forward(
+        loss, laplacian, scale = torch.ops.serkd_mm.relation_forward(
             student, teacher, relation, wanted
         )
-        ctx.save_for_backward(student, laplacian)
+        ctx.save_for_backward(student, laplacian, scale)
         return loss
 
     @staticmethod
     @compat.disable_old_dynamo
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        student, laplacian = ctx.saved_tensors
+        student, laplacian, scale = ctx.saved_tensors
         with torch.no_grad():
             grad = torch.ops.serkd_mm.relation_backward(
-                student, laplacian, upstream
+                student, laplacian, scale, upstream
             )
         if torch.is_grad_enabled():  # create_graph
             grad = _Once.apply(student, upstream, grad)
@@ -133,42 +138,50 @@ class _Once(torch.autograd.Function):
 )
 def relation_forward(
     student: Tensor, teacher: Tensor, relation: str, wanted: bool
-) -> tuple[Tensor, Tensor]:
-    """Loss, and the Laplacian ``(B, K, K)`` (B = 0 unless ``wanted``)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, the Laplacian ``(B, K, K)`` and the student's unit ``(B, 1, 1)``.
+
+    B is 0 in the last two unless ``wanted``.
+    """
     dtype = check_pair(student, teacher)
     batch, num, _ = student.shape
-    terms, members = RELATIONS[relation]
-    total, laplacian = _outputs(student, teacher, relation, wanted)
+    terms, members, measure = RELATIONS[relation]
+    total, laplacian, scale = _outputs(student, teacher, relation, wanted)
     total.zero_()
+    mean = 1 / (batch * num**members)
     size = num * num * dtype.itemsize
     with full_precision(student.device.type):
         for part in pieces(batch, size, student.device):
-            squared, inverse = distances((student[part], teacher[part]), dtype)
+            squared, inverse, unit = distances(
+                (student[part], teacher[part]), dtype, measure
+            )
             value, slope = terms(squared, inverse, wanted)
             total += value
             if slope is not None:
-                _write_laplacian(slope, laplacian[part])
-    mean = 1 / (batch * num**members)
-    return total.mul_(mean), laplacian.mul_(mean)
+                _write_laplacian(slope, mean, laplacian[part])
+                scale[part] = unit
+    return total.mul_(mean), laplacian, scale
 
 
 @torch.library.impl(_OPERATORS, 'relation_forward', 'Meta')
 def _outputs(
     student: Tensor, teacher: Tensor, relation: str, wanted: bool
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     dtype = check_pair(student, teacher)
     batch, num, _ = student.shape
-    laplacian = student.new_empty(
-        (batch if wanted else 0, num, num), dtype=dtype
+    kept = batch if wanted else 0
+    return (
+        student.new_empty((), dtype=dtype),
+        student.new_empty((kept, num, num), dtype=dtype),
+        student.new_empty((kept, 1, 1), dtype=dtype),
     )
-    return student.new_empty((), dtype=dtype), laplacian
 
 
 @torch.library.impl(
     _OPERATORS, 'relation_backward', 'CompositeExplicitAutograd'
 )
 def relation_backward(
-    student: Tensor, laplacian: Tensor, upstream: Tensor
+    student: Tensor, laplacian: Tensor, scale: Tensor, upstream: Tensor
 ) -> Tensor:
     """Laplacian times the centred tokens, in the student's dtype."""
     batch, num, width = student.shape
@@ -176,62 +189,79 @@ def relation_backward(
     size = num * width * laplacian.dtype.itemsize
     with full_precision(student.device.type):
         for part in pieces(batch, size, student.device):
-            tokens = student[part].to(laplacian.dtype)
-            scale = power_of_two_scale(tokens)
-            tokens = tokens / scale
+            tokens = student[part].to(laplacian.dtype) / scale[part]
             tokens -= tokens.mean(dim=1, keepdim=True)
             tokens = torch.bmm(laplacian[part], tokens)
-            grad[part] = tokens.mul_(upstream).div_(scale)
+            grad[part] = tokens.mul_(upstream).div_(scale[part])
     return grad
 
 
 @torch.library.impl(_OPERATORS, 'relation_backward', 'Meta')
-def _gradient(student: Tensor, laplacian: Tensor, upstream: Tensor) -> Tensor:
+def _gradient(
+    student: Tensor, laplacian: Tensor, scale: Tensor, upstream: Tensor
+) -> Tensor:
     return torch.empty_like(student)
 
 
-def _write_laplacian(slope: Tensor, out: Tensor) -> None:
-    """Laplacian ``2 (diag(M 1) - M)`` of ``M = P + P^T`` with ``P = slope``.
+def _write_laplacian(slope: Tensor, mean: float, out: Tensor) -> None:
+    """Laplacian ``2 (diag(M 1) - M)`` of ``M = P + P^T``, times ``mean``.
 
-    Times the tokens it is the gradient with respect to the tokens.
+    With ``P = slope``. Times the tokens it is the gradient with respect to
+    the tokens.
     """
     torch.add(slope, slope.transpose(1, 2), out=out)
     diagonal = torch.diagonal(out, dim1=1, dim2=2)
     diagonal.zero_()
     degree = out.sum(dim=2)
     diagonal.sub_(degree)
-    out.mul_(-2)
+    out.mul_(-2 * mean)
 
 
 def distances(
-    pair: tuple[Tensor, Tensor], dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Squared and inverse distances of both sides, each ``(2, B, K, K)``.
+    pair: tuple[Tensor, Tensor],
+    dtype: torch.dtype,
+    measure: Measure | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared and inverse distances of both sides, and the student's unit.
 
-    On CPUs from differences, elsewhere from Gram matrices.
+    Args:
+        pair: Tokens of student and teacher, ``(B, K, C)``.
+        dtype: Precision of the distances.
+        measure: How they are found; None is from differences on CPUs and
+            from Gram matrices elsewhere.
+
+    Returns:
+        Two of ``(2, B, K, K)`` and one of ``(B, 1, 1)``.
     """
     batch, num, _ = pair[0].shape
     squared = pair[0].new_empty((2, batch, num, num), dtype=dtype)
     inverse = torch.empty_like(squared)
-    cpu = squared.device.type == 'cpu'
-    measure = distances_from_differences if cpu else _distances_from_gram
-    for side, tokens in enumerate(pair):
-        squared[side], inverse[side] = measure(tokens, dtype)
-    return squared, inverse
+    if measure is None:
+        cpu = squared.device.type == 'cpu'
+        measure = _measure_differences if cpu else _measure_gram
+    unit, _ = map(measure, pair, squared, inverse)
+    return squared, inverse, unit
 
 
-def _distances_from_gram(
-    tokens: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def _measure_differences(
+    tokens: Tensor, squared: Tensor, inverse: Tensor
+) -> Tensor:
+    found = distances_from_differences(tokens, squared.dtype)
+    squared[:], inverse[:], unit = found
+    return unit
+
+
+def _measure_gram(tokens: Tensor, squared: Tensor, inverse: Tensor) -> Tensor:
     batch, num, width = tokens.shape
+    dtype = squared.dtype
     size = num * width * dtype.itemsize
-    found = []
+    units = []
     for part in pieces(batch, size, tokens.device):
-        squared, apart = squared_distances(tokens[part], (1, 2), dtype)
-        squared = squared.to(dtype)
-        found.append((squared, inverse_distances(squared, apart)))
-    squared, inverse = map(torch.cat, zip(*found))
-    return squared, inverse
+        found, apart, unit = squared_distances(tokens[part], (1, 2), dtype)
+        squared[part] = found
+        inverse[part] = inverse_distances(squared[part], apart)
+        units.append(unit)
+    return torch.cat(units)
 
 
 @contextlib.contextmanager

@@ -25,33 +25,19 @@ tuned on a device.
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.metadata
-import os
-import shutil
-import sysconfig
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..functional.relation import check_pair
+from . import triton_build
+from .distances_triton import distances_by_kernel
 from .relation_fused import RELATIONS, Relation, fused_loss
 
 MAX_TOKENS = 256
 # A tile is one warp's, see :func:`tile`.
 NUM_WARPS = 1
-
-try:
-    _INSTALLED = int(importlib.metadata.version('triton').split('.')[0]) >= 3
-except importlib.metadata.PackageNotFoundError:
-    _INSTALLED = False
-
-# Triton builds its launcher when a kernel is first used.
-_COMPILER = Path(sysconfig.get_path('include'), 'Python.h').is_file() and any(
-    [os.environ.get('CC'), shutil.which('gcc'), shutil.which('clang')]
-)
 
 # triton.language, set when the kernel is first asked for.
 tl: Any = None
@@ -60,10 +46,11 @@ tl: Any = None
 def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Angle-wise relation loss (Eq. 11) fused for CUDA.
 
-    Value and gradient of :func:`serkd_mm.functional.angle_loss`. PyTorch
-    forms the Gram matrices in float64 and their gradient in full float32
-    (never TF32), one kernel the sums over triples in float32. Deterministic,
-    differentiable once, one operator to ``torch.compile``. With
+    Value and gradient of :func:`serkd_mm.functional.angle_loss`. One kernel
+    forms the distances of a side and another the sums over triples, in
+    float32; PyTorch forms the gradient as a product in full float32 (never
+    TF32). Deterministic, differentiable once, one operator to
+    ``torch.compile``. With
     ``TRITON_INTERPRET=1`` set before Triton is imported it runs on CPU
     tensors, slowly, for tests.
 
@@ -93,23 +80,13 @@ def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
             f"impl='triton' takes up to {MAX_TOKENS} tokens per image, got "
             f"K = {student.shape[1]}; use impl='chunked'"
         )
-    if not triton_installed():
+    if not triton_build.triton_installed():
         raise RuntimeError(
             "impl='triton' needs the package triton, 3.0 or newer, which is "
             'not installed; '
             "use impl='chunked'"
         )
     return fused_loss(student, teacher, 'angle_triton')
-
-
-def triton_installed() -> bool:
-    """Whether Triton 3 or newer is there, without importing it."""
-    return _INSTALLED
-
-
-def compiler_found() -> bool:
-    """Whether there are the C compiler and header that Triton asks for."""
-    return _COMPILER
 
 
 def kernel_terms(
@@ -119,11 +96,7 @@ def kernel_terms(
     _, batch, num, _ = squared.shape
     # Here and not before the operator: torch.compile cannot trace an import.
     kernel, interpreted = _compiled()
-    if not squared.is_cuda and not interpreted:
-        raise RuntimeError(
-            "impl='triton' needs tensors on a CUDA device, got "
-            f"{squared.device}; use impl='chunked'"
-        )
+    triton_build.check_device(squared, interpreted)
     rows, steps, columns = tile(num, interpreted)
     blocks = -(-num // rows)
     # The blocks of an image run side by side, so that the caches hold it.
@@ -153,7 +126,9 @@ def kernel_terms(
     return values.sum(), slope.sub_(across, alpha=0.5)
 
 
-RELATIONS['angle_triton'] = Relation(kernel_terms, members=3)
+RELATIONS['angle_triton'] = Relation(
+    kernel_terms, members=3, measure=distances_by_kernel
+)
 
 
 def tile(num: int, interpreted: bool) -> tuple[int, int, int]:
@@ -171,13 +146,9 @@ def tile(num: int, interpreted: bool) -> tuple[int, int, int]:
 @functools.cache
 def _compiled() -> tuple[Any, bool]:
     """The kernel, and whether Triton's interpreter runs it."""
-    global tl
-    triton = importlib.import_module('triton')
-    tl = importlib.import_module('triton.language')
     # One build per tile. Where K is a multiple of 16, Triton 3.6 would look
     # for wider loads and not come to an end.
-    kernel = triton.jit(do_not_specialize=['side', 'num'])(_angle_kernel)
-    return kernel, type(kernel).__name__ == 'InterpretedFunction'
+    return triton_build.jit(_angle_kernel, ['side', 'num'])
 
 
 def _angle_kernel(  # type: ignore[no-untyped-def]

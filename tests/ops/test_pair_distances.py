@@ -1,12 +1,20 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
-"""Distances from differences mean what those from Gram matrices mean."""
+"""Distances from differences mean what those from Gram matrices mean.
+
+The Triton kernel is tested as in :mod:`.test_relation_impls`.
+"""
 
 import pytest
 import torch
 
 from serkd_mm.functional.relation import inverse_distances, squared_distances
+from serkd_mm.functional.scale import power_of_two_scale
+from serkd_mm.ops.distances_triton import distances_by_kernel
 from serkd_mm.ops.pair_distances import distances_from_differences
 
+from .test_relation_impls import DEVICE, needs_triton
+
+WAYS = ['differences', pytest.param('triton', marks=needs_triton)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -15,20 +23,33 @@ def make_tokens(*shape, seed=0):
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-def measure(tokens):
+def measure_all(way, tokens):
     dtype = torch.promote_types(tokens.dtype, torch.float32)
-    return distances_from_differences(tokens, dtype)
+    if way == 'differences':
+        return distances_from_differences(tokens, dtype)
+    if dtype == torch.float64:
+        pytest.skip('computes in float32')
+    batch, num, _ = tokens.shape
+    found = torch.empty(2, batch, num, num, device=DEVICE)
+    unit = distances_by_kernel(tokens.to(DEVICE), *found)
+    return (*found.cpu(), unit.cpu())
+
+
+def measure(way, tokens):
+    return measure_all(way, tokens)[:2]
 
 
 @pytest.mark.parametrize('scale', [1, 2.0**-20, 1e4])
 @pytest.mark.parametrize('num', [1, 2, 7, 50])
 @pytest.mark.parametrize('dtype', DTYPES)
-def test_both_ways_agree(dtype, num, scale):
+@pytest.mark.parametrize('way', WAYS)
+def test_both_ways_agree(way, dtype, num, scale):
     tokens = (scale * make_tokens(3, num, 12)).to(dtype)
     tokens[:, -1] = tokens[:, 0]
-    squared, inverse = measure(tokens)
-    expected, apart = squared_distances(tokens, (1, 2), torch.float64)
+    squared, inverse, unit = measure_all(way, tokens)
+    expected, apart, _ = squared_distances(tokens, (1, 2), torch.float64)
 
+    assert torch.equal(unit, power_of_two_scale(tokens.to(unit.dtype)))
     assert squared.dtype == inverse.dtype
     assert squared.dtype == torch.promote_types(dtype, torch.float32)
     assert torch.equal(squared > 0, apart)
@@ -39,11 +60,12 @@ def test_both_ways_agree(dtype, num, scale):
     )
 
 
-def test_a_tight_cluster_keeps_its_distances() -> None:
+@pytest.mark.parametrize('way', WAYS)
+def test_a_tight_cluster_keeps_its_distances(way):
     """A Gram matrix in float32 leaves none of their digits."""
     tokens = (make_tokens(1, 6, 64) * 1e-5 + 1).float()
     difference = (tokens[:, None] - tokens[:, :, None]).double()
-    squared, _ = measure(tokens)
+    squared, _ = measure(way, tokens)
 
     # The unit of entries just above 1 is 2.
     expected = difference.square().sum(-1) / 2**2
@@ -51,14 +73,15 @@ def test_a_tight_cluster_keeps_its_distances() -> None:
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
-def test_pairs_below_the_resolution_coincide(dtype):
+@pytest.mark.parametrize('way', WAYS)
+def test_pairs_below_the_resolution_coincide(way, dtype):
     tokens = torch.ones(1, 3, 4, dtype=dtype)
     eps = torch.finfo(dtype).eps
     # One unit in the last place apart, and far apart.
     tokens[0, 1, 0] += eps
     tokens[0, 2] = -1
-    squared, inverse = measure(tokens)
-    _, apart = squared_distances(tokens, (1, 2), torch.float64)
+    squared, inverse = measure(way, tokens)
+    _, apart, _ = squared_distances(tokens, (1, 2), torch.float64)
 
     assert torch.equal(squared > 0, apart)
     assert torch.equal(inverse > 0, apart)
@@ -66,21 +89,23 @@ def test_pairs_below_the_resolution_coincide(dtype):
     assert apart[0, 0, 2]
 
 
-def test_magnitudes_at_the_ends_of_the_range_stay_finite() -> None:
+@pytest.mark.parametrize('way', WAYS)
+def test_magnitudes_at_the_ends_of_the_range_stay_finite(way):
     tokens = make_tokens(2, 5, 8).float()
     tokens[0] *= 1e37
     tokens[1] *= 1e-18
-    squared, inverse = measure(tokens)
+    squared, inverse = measure(way, tokens)
     assert squared.isfinite().all()
     assert inverse.isfinite().all()
     off_diagonal = ~torch.eye(5, dtype=torch.bool)
     assert (squared[:, off_diagonal] > 0).all()
 
 
-def test_not_a_number_stays() -> None:
+@pytest.mark.parametrize('way', WAYS)
+def test_not_a_number_stays(way):
     tokens = make_tokens(1, 4, 3).float()
     tokens[0, 2, 1] = float('nan')
-    squared, inverse = measure(tokens)
+    squared, inverse = measure(way, tokens)
     others = torch.tensor([0, 1, 3])
     assert squared[0, 2, others].isnan().all()
     assert inverse[0, 2, others].isnan().all()
@@ -89,5 +114,17 @@ def test_not_a_number_stays() -> None:
 def test_the_default_device_does_not_matter() -> None:
     tokens = make_tokens(1, 23, 3).float()
     with torch.device('meta'):
-        squared, _ = measure(tokens)
+        squared, *_ = measure('differences', tokens)
     assert squared.device == tokens.device
+
+
+@needs_triton
+@pytest.mark.parametrize('num', [3, 64, 65])
+@pytest.mark.parametrize('layout', ['visual tokens', 'channels first'])
+def test_triton_reads_any_layout(layout, num):
+    tokens = make_tokens(2, num + 2, 40).float()
+    if layout == 'channels first':
+        tokens = tokens.mT.contiguous().mT
+    tokens = tokens[:, 2:]
+    expected = measure('differences', tokens)
+    torch.testing.assert_close(measure('triton', tokens), expected)

@@ -5,7 +5,8 @@ What it shares with the fast distance loss is tested with both.
 
 The Triton kernel runs where a CUDA device is present or where the whole run
 has TRITON_INTERPRET=1; without either, one test runs this file again in a
-process with the interpreter, and is skipped where Triton is not installed.
+process with the interpreter, and that of the distances, and is skipped where
+Triton is not installed.
 """
 
 import os
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -24,9 +26,14 @@ from torch.utils.checkpoint import checkpoint
 
 from serkd_mm import ops
 from serkd_mm.functional import angle_loss, distance_loss
-from serkd_mm.ops import relation_fused, relation_triton
+from serkd_mm.ops import (
+    distances_triton,
+    relation_fused,
+    relation_triton,
+    triton_build,
+)
 
-INSTALLED = relation_triton.triton_installed()
+INSTALLED = ops.triton_installed()
 INTERPRETED = INSTALLED and os.environ.get('TRITON_INTERPRET') == '1'
 CUDA = torch.cuda.is_available()
 DEVICE = 'cuda' if CUDA and not INTERPRETED else 'cpu'
@@ -328,10 +335,10 @@ def test_operators_keep_to_their_contract(relation, dtype, wanted):
     torch.library.opcheck(
         operators.relation_forward.default, arguments, test_utils=checks
     )
-    _, laplacian = operators.relation_forward(student, teacher, relation, True)
+    _, *kept = operators.relation_forward(student, teacher, relation, True)
     torch.library.opcheck(
         operators.relation_backward.default,
-        (student, laplacian, laplacian.new_tensor(2.0)),
+        (student, *kept, kept[0].new_tensor(2.0)),
         test_utils=checks,
     )
 
@@ -366,10 +373,10 @@ class Watch(TorchDispatchMode):
 def forward_backward(student, teacher, relation):
     """Run a loss; a mode does not see into operators, so call their code."""
     with torch.no_grad():
-        loss, laplacian = relation_fused.relation_forward(
+        loss, *kept = relation_fused.relation_forward(
             student, teacher, relation, True
         )
-        relation_fused.relation_backward(student, laplacian, loss)
+        relation_fused.relation_backward(student, *kept, loss)
 
 
 def test_chunked_has_no_cubic_tensor(monkeypatch):
@@ -447,11 +454,11 @@ def test_auto_on_cuda(monkeypatch):
 
 def test_triton_says_what_is_missing(monkeypatch):
     pair = make_pair(1, 4)
-    monkeypatch.setattr(relation_triton, 'triton_installed', lambda: False)
+    monkeypatch.setattr(triton_build, 'triton_installed', lambda: False)
     with pytest.raises(RuntimeError, match='package triton.*chunked'):
         angle_loss(*pair, impl='triton')
-    monkeypatch.setattr(relation_triton, 'triton_installed', lambda: True)
-    monkeypatch.setattr(relation_triton, '_compiled', lambda: (None, False))
+    monkeypatch.setattr(triton_build, 'triton_installed', lambda: True)
+    monkeypatch.setattr(distances_triton, '_compiled', lambda: (None, False))
     pair = [side.cpu() for side in pair]
     with pytest.raises(RuntimeError, match='CUDA device.*cpu.*chunked'):
         angle_loss(*pair, impl='triton')
@@ -499,8 +506,9 @@ def test_triton_at_its_largest_size():
 @pytest.mark.skipif(not INSTALLED, reason='Triton 3 is not installed')
 @pytest.mark.skipif(INTERPRETED, reason='this run has the interpreter')
 def test_triton_in_its_interpreter():
+    files = [__file__, Path(__file__).with_name('test_pair_distances.py')]
     process = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-q', '-k', 'triton', __file__],
+        [sys.executable, '-m', 'pytest', '-q', '-k', 'triton', *files],
         env={**os.environ, 'TRITON_INTERPRET': '1'},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

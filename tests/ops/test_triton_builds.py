@@ -1,55 +1,50 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
-"""The Triton kernel is built for a GPU that need not be there."""
+"""The Triton kernels are built for a GPU that need not be there."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from serkd_mm.ops import relation_triton
+from serkd_mm.ops import distances_triton, relation_triton
 
 compiler = pytest.importorskip('triton.compiler')
 backends = pytest.importorskip('triton.backends.compiler')
 nvidia = pytest.importorskip('triton.backends.nvidia')
 
-KERNEL, INTERPRETED = relation_triton._compiled()
-POINTERS = ('squared', 'inverse', 'values', 'slopes', 'acrosses')
-NUMBERS = ('side', 'num')
-CONSTANTS = ('WANTED', 'ROWS', 'STEPS', 'COLUMNS')
+ANGLE, INTERPRETED = relation_triton._compiled()
+DISTANCE, _ = distances_triton._compiled()
+builds = pytest.mark.skipif(
+    INTERPRETED, reason='TRITON_INTERPRET=1 builds nothing'
+)
 
 
-@pytest.mark.skipif(INTERPRETED, reason='TRITON_INTERPRET=1 builds nothing')
-@pytest.mark.parametrize('num', [4, 32, 49, 100, 256])
-@pytest.mark.parametrize('wanted', [True, False])
-def test_every_tile_builds_and_stays_in_registers(
-    num: int, wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def build(
+    kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int
+) -> Any:
     """For sm_90, as the first call on a GPU builds it."""
-    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
-    names = list(KERNEL.arg_names)
-    assert names == [*POINTERS, *NUMBERS, *CONSTANTS]
-    signature = {
-        **dict.fromkeys(POINTERS, '*fp32'),
-        **dict.fromkeys(NUMBERS, 'i32'),
-        **dict.fromkeys(CONSTANTS, 'constexpr'),
-    }
-    values = (wanted, *relation_triton.tile(num, interpreted=False))
+    assert list(kernel.arg_names) == [*types, *constants]
+    pointers = [i for i, kind in enumerate(types.values()) if kind[0] == '*']
     source = compiler.ASTSource(
-        KERNEL,
-        signature,
-        dict(zip(CONSTANTS, values)),
-        {(i,): [['tt.divisibility', 16]] for i in range(len(POINTERS))},
+        kernel,
+        {**types, **dict.fromkeys(constants, 'constexpr')},
+        constants,
+        {(i,): [['tt.divisibility', 16]] for i in pointers},
     )
-    built = compiler.compile(
+    return compiler.compile(
         source,
         target=backends.GPUTarget('cuda', 90, 32),
-        options=dict(num_warps=relation_triton.NUM_WARPS),
+        options=dict(num_warps=warps),
     )
-    assert built.metadata.shared <= 1024
-    cubin = tmp_path / 'kernel.cubin'
+
+
+def assert_in_registers(built: Any, folder: Path) -> None:
+    """Nothing has been spilled to memory."""
+    cubin = folder / 'kernel.cubin'
     cubin.write_bytes(built.asm['cubin'])
     reader = Path(nvidia.__file__).with_name('bin') / 'cuobjdump'
     usage = subprocess.run(
@@ -61,7 +56,58 @@ def test_every_tile_builds_and_stays_in_registers(
     assert re.search(r'STACK:0 .*LOCAL:0 ', usage), usage
 
 
-def test_the_kernel_is_built_once_for_all_numbers_of_tokens() -> None:
-    if INTERPRETED:
-        pytest.skip('the interpreter builds nothing')
-    assert [p.name for p in KERNEL.params if p.do_not_specialize] == [*NUMBERS]
+@pytest.fixture(autouse=True)
+def _no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+
+
+@builds
+@pytest.mark.parametrize('num', [4, 32, 49, 100, 256])
+@pytest.mark.parametrize('wanted', [True, False])
+def test_every_tile_builds_and_stays_in_registers(
+    num: int, wanted: bool, tmp_path: Path
+) -> None:
+    pointers = ('squared', 'inverse', 'values', 'slopes', 'acrosses')
+    types = {
+        **dict.fromkeys(pointers, '*fp32'),
+        **dict.fromkeys(('side', 'num'), 'i32'),
+    }
+    rows, steps, columns = relation_triton.tile(num, interpreted=False)
+    constants = dict(WANTED=wanted, ROWS=rows, STEPS=steps, COLUMNS=columns)
+
+    built = build(ANGLE, types, constants, relation_triton.NUM_WARPS)
+
+    assert built.metadata.shared <= 1024
+    assert_in_registers(built, tmp_path)
+
+
+@builds
+@pytest.mark.parametrize('dtype', ['fp32', 'fp16', 'bf16'])
+def test_distances_build_and_stay_in_registers(
+    dtype: str, tmp_path: Path
+) -> None:
+    numbers = ('image_stride', 'token_stride', 'num', 'width')
+    types = {
+        **dict.fromkeys(('tokens', 'largest'), f'*{dtype}'),
+        **dict.fromkeys(('squared', 'inverse', 'scales'), '*fp32'),
+        **dict.fromkeys(numbers, 'i32'),
+        'limit': 'fp32',
+    }
+    side, channels = distances_triton.square(interpreted=False)
+    constants = dict(SIDE=side, CHANNELS=channels)
+
+    built = build(DISTANCE, types, constants, distances_triton.NUM_WARPS)
+
+    assert built.metadata.shared <= 4096
+    assert_in_registers(built, tmp_path)
+
+
+@builds
+@pytest.mark.parametrize(
+    ('kernel', 'numbers'),
+    [(ANGLE, ['side', 'num']), (DISTANCE, ['num', 'width'])],
+)
+def test_a_kernel_is_built_once_for_all_sizes(
+    kernel: Any, numbers: list[str]
+) -> None:
+    assert [p.name for p in kernel.params if p.do_not_specialize] == numbers

@@ -1,0 +1,65 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""Triton kernels, imported and built when the first of them is called."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+try:
+    _INSTALLED = int(importlib.metadata.version('triton').split('.')[0]) >= 3
+except importlib.metadata.PackageNotFoundError:
+    _INSTALLED = False
+
+# Triton builds its launcher when a kernel is first used.
+_COMPILER = Path(sysconfig.get_path('include'), 'Python.h').is_file() and any(
+    [os.environ.get('CC'), shutil.which('gcc'), shutil.which('clang')]
+)
+
+
+def triton_installed() -> bool:
+    """Whether Triton 3 or newer is there, without importing it."""
+    return _INSTALLED
+
+
+def compiler_found() -> bool:
+    """Whether there are the C compiler and header that Triton asks for."""
+    return _COMPILER
+
+
+def jit(function: Any, unspecialized: list[str]) -> tuple[Any, bool]:
+    """Make a kernel of a function, whose module then has Triton as ``tl``.
+
+    Args:
+        function: What a program of the kernel does.
+        unspecialized: Numbers that get no build of their own for 1 and for
+            multiples of 16.
+
+    Returns:
+        The kernel, and whether Triton's interpreter runs it.
+    """
+    triton = importlib.import_module('triton')
+    function.__globals__['tl'] = importlib.import_module('triton.language')
+    kernel = triton.jit(do_not_specialize=unspecialized)(function)
+    return kernel, type(kernel).__name__ == 'InterpretedFunction'
+
+
+def check_device(tensor: Tensor, interpreted: bool) -> None:
+    """Refuse a tensor that no kernel can read.
+
+    Raises:
+        RuntimeError: If it is not on a CUDA device and there is no
+            interpreter.
+    """
+    if not tensor.is_cuda and not interpreted:
+        raise RuntimeError(
+            "impl='triton' needs tensors on a CUDA device, got "
+            f"{tensor.device}; use impl='chunked'"
+        )
