@@ -65,7 +65,7 @@ def run(options: Options) -> Report:
     )
     _cuda_goals(report, least['measured / least'])
     # The reference is left out: its K^3 cosines tell nothing new.
-    fast = [v for v in variants('angle_loss', options)[1:] if v != 'reference']
+    fast = [v for v in variants(options)[1:] if v != 'reference']
     add_growth(report, partial(_prepared, options), fast)
     report.notes += [
         'Forward and backward of the student side in float32; shapes are '
@@ -117,11 +117,10 @@ def select(loss: str, variant: str) -> Loss:
     return partial(getattr(relation, loss), impl=variant)
 
 
-def variants(loss: str, options: Options) -> list[str]:
+def variants(options: Options) -> list[str]:
     """Baseline first."""
     found = [BASELINE, 'reference', 'chunked']
-    triton = loss == 'angle_loss' and fastest(options) == 'triton'
-    return [*found, 'triton'] if triton else found
+    return [*found, 'triton'] if fastest(options) == 'triton' else found
 
 
 def fastest(options: Options) -> str:
@@ -170,7 +169,7 @@ def _compare(report: Report, loss: str, shapes: list[Shape]) -> dict:
     """Add the table of a loss; returns the rows by shape and variant."""
     options, rows, found = report.options, [], {}
     for shape in shapes:
-        names = variants(loss, options)
+        names = variants(options)
         arguments = {n: _arguments(loss, n, shape, options) for n in names}
         runs = {name: prepare(**arguments[name]) for name in names}
         repeats = options.rounds(ROUNDS)
@@ -265,7 +264,7 @@ def _errors(options: Options) -> Table:
     rows = []
     for loss in ('angle_loss', 'distance_loss'):
         value, grad = _evaluate(loss, BASELINE, [t.double() for t in tokens])
-        for name in variants(loss, options):
+        for name in variants(options):
             found, slope = _evaluate(loss, name, tokens)
             rows.append({
                 'loss': loss,

@@ -31,22 +31,23 @@ def distance_loss(
             \mathrm{huber}_1(\psi^S_{bij} - \psi^T_{bij}).
 
     Computed in float32 (float64 for float64 input) with autocast off, from
-    squared distances that are formed in float64, on CPUs by
-    ``impl='chunked'`` from differences of tokens. Coincident tokens (apart by
-    less than the resolution of the input) have distance 0 and send no
-    gradient. Identical inputs and K = 1 give exactly 0. Time O(B K^2 C).
+    squared distances that are formed in float64, or from differences of
+    tokens by ``'triton'`` and on CPUs by ``'chunked'``. Coincident tokens
+    (apart by less than the resolution of the input) have distance 0 and send
+    no gradient. Identical inputs and K = 1 give exactly 0. Time O(B K^2 C).
 
-    ========= =============== ====================================
+    ========= =============== =====================================
     ``impl``  memory          limits
-    ========= =============== ====================================
+    ========= =============== =====================================
     reference O(B K (C + K))  none
     chunked   O(B K^2)        ``'image'``, differentiable once
-    ========= =============== ====================================
+    triton    O(B K^2)        these, and CUDA, float32, K <= 256
+    ========= =============== =====================================
 
-    ``'auto'`` takes ``'chunked'`` for ``normalize='image'``, else
-    ``'reference'``, which is the readable version and the one to
-    differentiate twice, or by ``torch.func``. Their tolerances are those of
-    :func:`angle_loss`.
+    ``'auto'`` takes for ``normalize='image'`` what it takes in
+    :func:`angle_loss`, else ``'reference'``, which is the readable version
+    and the one to differentiate twice, or by ``torch.func``. Their
+    tolerances are those of :func:`angle_loss`.
 
     Args:
         student: Student tokens, ``(B, K, Cs)``.
@@ -54,15 +55,18 @@ def distance_loss(
             differ from ``Cs``.
         normalize: ``'image'`` takes :math:`\mu` over the pairs of one image,
             ``'batch'`` over the pairs of all images of the batch.
-        impl: ``'auto'``, ``'reference'`` or ``'chunked'``.
+        impl: ``'auto'``, ``'reference'``, ``'chunked'`` or ``'triton'``.
 
     Returns:
         Scalar loss, float32 (float64 where a side is float64).
 
     Raises:
-        TypeError: If a side is not floating point.
+        TypeError: If a side is not floating point, or is float64 with
+            ``impl='triton'``.
         ValueError: If the sides differ in B, K or device, or ``normalize``
-            or ``impl`` is unknown, or one does not take the other.
+            or ``impl`` is unknown, or one does not take the other or this K.
+        RuntimeError: If ``impl='triton'`` and Triton or a CUDA device is
+            missing.
 
     Example:
         >>> import torch
@@ -74,7 +78,11 @@ def distance_loss(
 
     ops.check_distance_impl(impl, normalize)
     dtype = check_pair(student, teacher)
-    if impl == 'chunked' or (impl == 'auto' and normalize == 'image'):
+    if normalize == 'image':
+        impl = ops.select_impl(impl, student, teacher)
+    if impl == 'triton':
+        return ops.distance_loss_triton(student, teacher)
+    if impl == 'chunked':
         return ops.distance_loss_chunked(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
         psi_s = _distance_relation(student, normalize, dtype)
@@ -95,7 +103,7 @@ def angle_loss(student: Tensor, teacher: Tensor, impl: str = 'auto') -> Tensor:
     The cosines follow from the Gram matrix :math:`G = S S^\top` and the
     distances :math:`d` without forming any difference of tokens:
     :math:`\psi_{ijk} = (G_{ik} - G_{ij} - G_{jk} + G_{jj}) / (d_{ij}
-    d_{jk})`; on CPUs the chunked form takes the distances from differences.
+    d_{jk})`, or from distances alone where those come from differences.
     Triples whose vertex :math:`s_j` coincides with an outer token
     have value 0 and send no gradient. Precision and limits as in
     :func:`distance_loss`. Time O(B K^2 (C + K)).

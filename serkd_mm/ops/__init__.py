@@ -8,11 +8,14 @@ from torch import Tensor
 
 from .distance_chunked import distance_loss_chunked
 from .relation_chunked import angle_loss_chunked
-from .relation_triton import MAX_TOKENS, angle_loss_triton
+from .relation_triton import (
+    MAX_TOKENS,
+    angle_loss_triton,
+    distance_loss_triton,
+)
 from .triton_build import compiler_found, triton_installed
 
 IMPLS = ('auto', 'reference', 'chunked', 'triton')
-DISTANCE_IMPLS = IMPLS[:3]
 NORMALIZE = ('image', 'batch')
 
 __all__ = [
@@ -22,12 +25,13 @@ __all__ = [
     'check_distance_impl',
     'check_impl',
     'distance_loss_chunked',
+    'distance_loss_triton',
     'select_impl',
 ]
 
 
 def check_impl(impl: str) -> None:
-    """Refuse an unknown implementation of the angle loss.
+    """Refuse an unknown implementation of a relation loss.
 
     Raises:
         ValueError: If ``impl`` is none.
@@ -46,13 +50,10 @@ def check_distance_impl(impl: str, normalize: str) -> None:
         raise ValueError(
             f'normalize must be one of {list(NORMALIZE)}, got {normalize!r}'
         )
-    if impl not in DISTANCE_IMPLS:
+    check_impl(impl)
+    if impl in ('chunked', 'triton') and normalize != 'image':
         raise ValueError(
-            f'impl must be one of {list(DISTANCE_IMPLS)}, got {impl!r}'
-        )
-    if impl == 'chunked' and normalize != 'image':
-        raise ValueError(
-            f"impl='chunked' takes normalize='image', got {normalize!r}; use "
+            f"impl={impl!r} takes normalize='image', got {normalize!r}; use "
             "impl='reference'"
         )
 
@@ -60,7 +61,7 @@ def check_distance_impl(impl: str, normalize: str) -> None:
 def select_impl(
     impl: str, student: Tensor, teacher: Tensor | None = None
 ) -> str:
-    """Implementation of the angle loss to use for these tokens.
+    """Implementation of a relation loss to use for these tokens.
 
     ``'auto'`` is ``'triton'`` for CUDA tensors of up to 256 tokens that are
     computed in float32, where Triton, a C compiler and Python's header are

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from ..functional.relation import check_pair
 from . import triton_build
+from .distance_chunked import pair_terms
 from .distances_triton import distances_by_kernel
 from .relation_fused import RELATIONS, Relation, fused_loss
 
@@ -70,6 +71,22 @@ def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
         RuntimeError: If Triton or a CUDA device is missing, or on a second
             derivative.
     """
+    _check(student, teacher)
+    return fused_loss(student, teacher, 'angle_triton')
+
+
+def distance_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Distance-wise relation loss (Eq. 10) with a kernel for the distances.
+
+    What :func:`.distance_chunked.distance_loss_chunked` is, with distances
+    from differences, in fewer launches. Arguments, return value and errors
+    are those of :func:`angle_loss_triton`.
+    """
+    _check(student, teacher)
+    return fused_loss(student, teacher, 'distance_triton')
+
+
+def _check(student: Tensor, teacher: Tensor) -> None:
     if check_pair(student, teacher) == torch.float64:
         raise TypeError(
             "impl='triton' computes in float32 and got float64; use "
@@ -86,7 +103,6 @@ def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
             'not installed; '
             "use impl='chunked'"
         )
-    return fused_loss(student, teacher, 'angle_triton')
 
 
 def kernel_terms(
@@ -128,6 +144,9 @@ def kernel_terms(
 
 RELATIONS['angle_triton'] = Relation(
     kernel_terms, members=3, measure=distances_by_kernel
+)
+RELATIONS['distance_triton'] = Relation(
+    pair_terms, members=2, measure=distances_by_kernel
 )
 
 

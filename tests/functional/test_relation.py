@@ -626,10 +626,11 @@ def test_an_unknown_normalisation_is_answered_with_the_known_ones():
 
 def test_an_implementation_that_the_distance_loss_lacks_is_refused():
     student, teacher = make_pair()
-    with pytest.raises(ValueError, match="'auto'.*'chunked'.*got 'triton'"):
-        distance_loss(student, teacher, impl='triton')
-    with pytest.raises(ValueError, match="'image', got 'batch'.*reference"):
-        distance_loss(student, teacher, 'batch', impl='chunked')
+    with pytest.raises(ValueError, match="'auto'.*'chunked'.*got 'fast'"):
+        distance_loss(student, teacher, impl='fast')
+    for impl in ('chunked', 'triton'):
+        with pytest.raises(ValueError, match="'image', got 'batch'.*refer"):
+            distance_loss(student, teacher, 'batch', impl=impl)
 
 
 @pytest.mark.parametrize('noise', [1e-3, 1e-4, 1e-5])

@@ -127,8 +127,10 @@ def test_unknown_settings_are_refused_where_they_are_used() -> None:
     with pytest.raises(ValueError, match="got 'pair'"):
         TokenDistanceLoss(normalize='pair')(tokens, tokens)
     for cls in (TokenDistanceLoss, InstanceDistanceLoss):
-        with pytest.raises(ValueError, match="got 'triton'"):
-            cls(impl='triton')
+        with pytest.raises(ValueError, match="got 'fast'"):
+            cls(impl='fast')
+    with pytest.raises(ValueError, match="'image', got 'batch'"):
+        TokenDistanceLoss(normalize='batch', impl='triton')
     with pytest.raises(ValueError, match="'magic'"):
         TokenAngleLoss(impl='magic')(tokens, tokens)
 

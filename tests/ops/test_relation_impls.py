@@ -46,8 +46,12 @@ IMPLS = [
     'chunked',
     pytest.param('triton', marks=needs_triton),
 ]
-# 'distance' is the fast distance loss, the others are angle losses.
-FUSED = [*IMPLS[1:], 'distance']
+# Fast distance losses, and fast angle losses.
+DISTANCE = [
+    'distance chunked',
+    pytest.param('distance triton', marks=needs_triton),
+]
+FUSED = [*IMPLS[1:], *DISTANCE]
 # Before, Dynamo leaves the loss out of its graph.
 ONE_GRAPH = hasattr(torch.library, 'register_autograd')  # PyTorch 2.4
 
@@ -113,8 +117,8 @@ def run(loss, student, teacher, upstream=UPSTREAM):
 
 
 def select(impl):
-    if impl == 'distance':
-        return partial(distance_loss, impl='chunked')
+    if impl.startswith('distance'):
+        return partial(distance_loss, impl=impl.split()[1])
     return partial(angle_loss, impl=impl)
 
 
@@ -147,6 +151,23 @@ def test_value_and_gradient_match_float64(
     assert value.dtype == max(dtype, torch.float32, key=lambda d: d.itemsize)
     assert grad.dtype == dtype
     value_tolerance, grad_tolerance = TOLERANCE[dtype]
+    assert_close(value, expected, value_tolerance)
+    assert_close(grad, expected_grad, grad_tolerance)
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize('impl', DISTANCE)
+def test_the_distance_loss_matches_the_readable_one(impl, dtype):
+    if unsupported(impl.split()[1], dtype):
+        pytest.skip('computes in float32')
+    student, teacher = make_pair(3, 49, 16, 24, dtype)
+    student[0, 3] = student[0, 5]
+    teacher[1] = teacher[1, :1]  # all in one place
+    value, grad = run_impl(impl, student, teacher)
+    readable = partial(distance_loss, impl='reference')
+    expected, expected_grad = run(readable, student.double(), teacher.double())
+    value_tolerance, grad_tolerance = TOLERANCE[dtype]
+    assert grad.dtype == dtype
     assert_close(value, expected, value_tolerance)
     assert_close(grad, expected_grad, grad_tolerance)
 
@@ -452,23 +473,25 @@ def test_auto_on_cuda(monkeypatch):
     assert ops.select_impl('auto', OnCuda(49)) == 'chunked'
 
 
-def test_triton_says_what_is_missing(monkeypatch):
+@pytest.mark.parametrize('loss', [angle_loss, distance_loss])
+def test_triton_says_what_is_missing(loss, monkeypatch):
     pair = make_pair(1, 4)
     monkeypatch.setattr(triton_build, 'triton_installed', lambda: False)
     with pytest.raises(RuntimeError, match='package triton.*chunked'):
-        angle_loss(*pair, impl='triton')
+        loss(*pair, impl='triton')
     monkeypatch.setattr(triton_build, 'triton_installed', lambda: True)
     monkeypatch.setattr(distances_triton, '_compiled', lambda: (None, False))
     pair = [side.cpu() for side in pair]
     with pytest.raises(RuntimeError, match='CUDA device.*cpu.*chunked'):
-        angle_loss(*pair, impl='triton')
+        loss(*pair, impl='triton')
 
 
-def test_triton_names_its_limits():
+@pytest.mark.parametrize('loss', [angle_loss, distance_loss])
+def test_triton_names_its_limits(loss):
     with pytest.raises(ValueError, match='256 tokens.*K = 257.*chunked'):
-        angle_loss(*make_pair(1, 257, 2, 2), impl='triton')
+        loss(*make_pair(1, 257, 2, 2), impl='triton')
     with pytest.raises(TypeError, match='float64.*chunked'):
-        angle_loss(*make_pair(1, 4, dtype=torch.float64), impl='triton')
+        loss(*make_pair(1, 4, dtype=torch.float64), impl='triton')
 
 
 @pytest.mark.parametrize(
@@ -477,6 +500,7 @@ def test_triton_names_its_limits():
         ops.angle_loss_chunked,
         ops.angle_loss_triton,
         ops.distance_loss_chunked,
+        ops.distance_loss_triton,
     ],
 )
 def test_shape_errors_come_first(loss):

@@ -20,8 +20,8 @@ class TokenDistanceLoss(nn.Module):
         loss_weight: Factor of the loss.
         normalize: ``'image'`` or ``'batch'``: over which pairs distances are
             averaged to normalise them.
-        impl: How to compute it: ``'auto'``, ``'reference'`` or ``'chunked'``,
-            see :func:`serkd_mm.functional.distance_loss`.
+        impl: How to compute it: ``'auto'``, ``'reference'``, ``'chunked'`` or
+            ``'triton'``, see :func:`serkd_mm.functional.distance_loss`.
 
     Raises:
         ValueError: If ``normalize`` or ``impl`` is unknown, or one does not
