@@ -9,7 +9,7 @@ import torch
 
 from ..ops.relation_fused import RELATIONS, full_precision
 from ..ops.relation_triton import tile
-from .measure import Options, Run, interleaved, quartiles
+from .measure import Options, Run, captured, interleaved, quartiles
 from .report import Table
 
 ROUNDS = 15
@@ -101,6 +101,8 @@ def against_ceilings(
 ) -> Table:
     """Time of the sums over triples beside the least time for them.
 
+    On CUDA without the launches, see :func:`.measure.captured`.
+
     Args:
         options: Device.
         impl: ``'chunked'`` or ``'triton'``.
@@ -112,7 +114,7 @@ def against_ceilings(
         tokens = torch.randn(2, batch, num, 16, device=options.device)
         squared = torch.cdist(tokens, tokens).square()
         inverse = squared.rsqrt().nan_to_num(posinf=0.0)
-        run = _run(impl, squared, inverse)
+        run = captured(_run(impl, squared, inverse), options.device)
         times = interleaved({impl: run}, options.rounds(ROUNDS), options)
         measured = quartiles(times[impl])['median']
         least = cost(impl, num).milliseconds(batch, num, found)

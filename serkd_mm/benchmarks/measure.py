@@ -133,6 +133,26 @@ def milliseconds(run: Run, device: str, calls: int = 1) -> float:
     return first.elapsed_time(last) / calls
 
 
+def captured(run: Run, device: str) -> Run:
+    """On CUDA, what a run launches as one graph; elsewhere the run itself.
+
+    A graph takes what its kernels need and not what the host needs to launch
+    them, which for a short run is more.
+    """
+    if device != 'cuda':
+        return run
+    # Capturing needs all that is built or allocated once to be there.
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
 def quartiles(samples: list[float]) -> dict[str, float]:
     """Lower quartile, median and upper quartile."""
     q1, median, q3 = np.percentile(samples, (25, 50, 75))

@@ -78,7 +78,8 @@ def run(options: Options) -> Report:
         "at once' says whether memory forced a loop over parts of the batch.",
         'Ceilings: float32 matrix product in full precision, one instruction '
         'per multiply-add; in-place addition within the caches; copy beyond '
-        'them. The least time is the largest of the three.',
+        'them. The least time is the largest of the three. On CUDA the sums '
+        'are timed as a graph, without launches.',
         'Extra memory is the peak above the two token tensors, the gradient '
         'included.',
     ]
