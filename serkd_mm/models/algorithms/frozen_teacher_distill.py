@@ -76,8 +76,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             a job divide each layer and gather it where it runs.
         channels_last: Whether convolutions of teacher, student and distiller
             keep their weights, and with them their maps, channels last. It
-            changes no value beyond rounding and is faster on most devices;
-            PyTorch's default, channels first, is what other code expects.
+            changes no value beyond rounding; convolutions in half precision
+            are faster so on most devices.
         input_size: Height and width of the student's images. On two made-up
             images of this size all losses are computed once when the
             algorithm is built, so that what does not fit together shows
