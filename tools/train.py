@@ -18,6 +18,7 @@ from serkd_mm.engine.launch import (
     resume_after_restart,
     train,
 )
+from serkd_mm.engine.optimizers import mix_precision
 from serkd_mm.engine.start_checks import (
     START_ERRORS,
     check_start,
@@ -44,7 +45,7 @@ def parse_args() -> argparse.Namespace:
         '--amp',
         action='store_true',
         help='automatic mixed precision: float16 on a GPU, unless the config '
-        'has another optim_wrapper.dtype, bfloat16 on CPUs',
+        'has another optim_wrapper.dtype or is bfloat16, bfloat16 on CPUs',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -66,11 +67,8 @@ def parse_args() -> argparse.Namespace:
 
 def merge_training_options(cfg: Config, args: argparse.Namespace) -> None:
     """Put the options that only training has into the config."""
-    if args.amp and get_device() == 'cpu':
-        cfg.optim_wrapper.type = 'Bfloat16OptimWrapper'
-    elif args.amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.amp:
+        mix_precision(cfg.optim_wrapper, get_device())
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError(

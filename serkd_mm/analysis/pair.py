@@ -26,6 +26,7 @@ from ..engine.config_checks import (
     check_config,
     check_instance_losses,
 )
+from ..engine.optimizers import AMP_ARGUMENTS
 from ..engine.student_config import student_architecture
 from ..models.algorithms.teacher import build_teacher
 from .cost import count_flops, time_steps
@@ -213,7 +214,7 @@ def _wrapper(cfg: Config, options: CheckOptions) -> dict:
     wrapper = cfg.optim_wrapper.copy()
     if options.device == 'cpu' and wrapper.get('type') == 'AmpOptimWrapper':
         wrapper['type'] = 'OptimWrapper'
-        for name in ('loss_scale', 'dtype', 'use_fp64'):
+        for name in AMP_ARGUMENTS:
             wrapper.pop(name, None)
     return wrapper
 

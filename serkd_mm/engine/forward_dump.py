@@ -16,6 +16,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import autocast, save_checkpoint
 from torch import Tensor
 
+from .optimizers import cpu_attention
 from .random_state import kept_random_state, set_random_state
 
 # What a loss with a schedule of its own reads from the message hub.
@@ -58,7 +59,8 @@ def save_dump(
         random_state: From
             :func:`~serkd_mm.engine.random_state.get_random_state`, before the
             batch is preprocessed.
-        amp: Arguments of :func:`mmengine.runner.autocast` but the device.
+        amp: Arguments of :func:`mmengine.runner.autocast` but the device,
+            and ``fused_attention`` where it was chosen.
         losses: Names in the order in which they are summed; the text of a
             config has its keys in another.
     """
@@ -114,7 +116,9 @@ def replay(
     with kept_random_state(), _progress(dump['progress']):
         model = _restore(model or _build(dump, path), dump).to(device)
         set_random_state(dump['random_state'])
-        with autocast(device, **dump['amp']):
+        amp = dict(dump['amp'])
+        fused = amp.pop('fused_attention', True)
+        with autocast(device, **amp), cpu_attention(fused):
             data = model.data_preprocessor(dump['data_batch'], True)
             raw = model._run_forward(data, mode='loss')
     in_order = {name: raw[name] for name in dump['losses'] if name in raw}

@@ -2,8 +2,9 @@
 """Distances between the tokens of an image as one Triton kernel.
 
 From differences, as on CPUs: exact where tokens are close together, without
-the float64 of a Gram matrix and without a copy of the tokens. A program owns a
-square of pairs; those below the diagonal are written by their mirror image.
+the float64 of a Gram matrix, and without a copy of the tokens unless their
+channels lie apart. A program owns a square of pairs; those below the diagonal
+are written by their mirror image.
 
 Cost, computed and not measured. Built ahead of time for sm_90, a pair takes
 2.8 instructions per channel, 2 of them float32 arithmetic, and reads half a
@@ -48,7 +49,7 @@ def distances_by_kernel(
 
     Returns:
         Their unit, the :func:`~serkd_mm.functional.scale.\
-power_of_two_scale` of every image, ``(B, 1, 1)``.
+power_of_two_scale` of every finite image, ``(B, 1, 1)``.
     """
     batch, num, width = tokens.shape
     kernel, interpreted = _compiled()
@@ -60,7 +61,7 @@ power_of_two_scale` of every image, ``(B, 1, 1)``.
     side, channels = square(interpreted)
     # Launches go to the current device, which need not be the tensors'.
     with torch.cuda.device_of(tokens):
-        kernel[((-(-num // side)) ** 2, batch)](
+        kernel[(batch * (-(-num // side)) ** 2,)](
             tokens,
             largest,
             squared,
@@ -107,25 +108,27 @@ def _distance_kernel(  # type: ignore[no-untyped-def]
     CHANNELS: tl.constexpr,  # noqa: N803
 ):
     """Pairs of SIDE tokens i and SIDE tokens j of one image."""
-    image = tl.program_id(1).to(tl.int64)
     blocks = tl.cdiv(num, SIDE)
-    row = tl.program_id(0) // blocks
-    column = tl.program_id(0) % blocks
+    square = tl.program_id(0) % (blocks * blocks)
+    image = (tl.program_id(0) // (blocks * blocks)).to(tl.int64)
+    row = square // blocks
+    column = square % blocks
     # The bits of a float32 are its exponent's, and those of a power of two
     # nothing else.
     top = tl.load(largest + image).to(tl.float32)
     exponent = (top.to(tl.int32, bitcast=True) >> 23) - 126
     exponent = tl.minimum(tl.maximum(exponent, -66), 126)
+    exponent = tl.where(top == 0.0, 0, exponent)
     shrink = ((127 - exponent) << 23).to(tl.float32, bitcast=True)
-    if tl.program_id(0) == 0:
+    if square == 0:
         unit = ((127 + exponent) << 23).to(tl.float32, bitcast=True)
         tl.store(scales + image, unit)
     if row <= column:
         i = row * SIDE + tl.arange(0, SIDE)
         j = column * SIDE + tl.arange(0, SIDE)
         of_image = tokens + image * image_stride
-        at_i = of_image + i[:, None] * token_stride
-        at_j = of_image + j[:, None] * token_stride
+        at_i = of_image + i[:, None].to(tl.int64) * token_stride
+        at_j = of_image + j[:, None].to(tl.int64) * token_stride
         sums = tl.zeros((SIDE, SIDE, CHANNELS), tl.float32)
         for start in range(0, width, CHANNELS):
             c = start + tl.arange(0, CHANNELS)[None, :]

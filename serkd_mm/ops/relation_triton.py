@@ -56,7 +56,8 @@ def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
     tensors, slowly, for tests.
 
     Time O(B K^2 (C + K)). Memory beyond the inputs and their gradient: about
-    10 ``(B, K, K)`` matrices, of which backward keeps one.
+    10 ``(B, K, K)`` matrices, of which backward keeps one, and a copy of
+    tokens whose channels lie apart.
 
     Args:
         student: Student tokens, ``(B, K, Cs)``, K up to 256.
@@ -121,7 +122,7 @@ def kernel_terms(
     across = torch.empty_like(squared[0]) if wanted else values
     # Launches go to the current device, which need not be the tensors'.
     with torch.cuda.device_of(squared):
-        kernel[(blocks, batch)](
+        kernel[(batch * blocks,)](
             squared,
             inverse,
             values,
@@ -184,8 +185,9 @@ def _angle_kernel(  # type: ignore[no-untyped-def]
     COLUMNS: tl.constexpr,  # noqa: N803
 ):
     """Triples of ROWS outer tokens i of one image; s student, t teacher."""
-    image = tl.program_id(1).to(tl.int64) * num * num
-    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    blocks = tl.cdiv(num, ROWS)
+    image = (tl.program_id(0) // blocks).to(tl.int64) * num * num
+    i = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, COLUMNS)
     ij = image + i[:, None] * num + j[None, :]
     ij_in = (i[:, None] < num) & (j[None, :] < num)
@@ -229,8 +231,7 @@ def _angle_kernel(  # type: ignore[no-untyped-def]
             across = tl.sum(weight * vs, axis=2)
             tl.store(acrosses + ik, across, mask=ik_in)
     total = tl.sum(tl.sum(value, axis=1), axis=0)
-    blocks = tl.num_programs(0)
-    tl.store(values + tl.program_id(1) * blocks + tl.program_id(0), total)
+    tl.store(values + tl.program_id(0), total)
     if WANTED:
         slope = vs_ij * (direct - vs_ij * along)
         tl.store(slopes + ij, slope, mask=ij_in)

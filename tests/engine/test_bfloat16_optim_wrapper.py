@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from torch import nn
 from torch.profiler import profile
+from torch.utils.checkpoint import checkpoint
+
+from serkd_mm.engine.optimizers import mix_precision
 
 from ..models.builders import build
 from .runners import make_runner
@@ -107,3 +110,46 @@ def test_the_switch_is_put_back_after_an_error() -> None:
         forward(model, optim_wrapper, torch.randn(2, 5, 7))
 
     assert torch.backends.cuda.flash_sdp_enabled()
+
+
+@pytest.mark.parametrize('reentrant', [True, False])
+def test_what_backward_computes_again_attends_as_before(
+    reentrant: bool,
+) -> None:
+    torch.manual_seed(0)
+    model = Attention()
+    tokens = torch.randn(2, 5, 16, requires_grad=True)
+    optim_wrapper = wrapper(model, fused_attention=False)
+
+    with profile() as events:
+        with optim_wrapper.optim_context(model):
+            output = checkpoint(model, tokens, use_reentrant=reentrant)
+        optim_wrapper.backward(output.sum())
+
+    names = {event.key for event in events.key_averages()}
+    assert not any('flash_attention' in name for name in names)
+
+
+AMP = dict(type='AmpOptimWrapper', loss_scale='dynamic')
+BFLOAT16 = dict(type='Bfloat16OptimWrapper', fused_attention=False)
+
+
+@pytest.mark.parametrize(
+    ('given', 'device', 'wanted'),
+    [
+        (dict(), 'cpu', dict(type='Bfloat16OptimWrapper')),
+        (AMP, 'cpu', dict(type='Bfloat16OptimWrapper')),
+        (dict(dtype='float16'), 'cpu', dict(type='Bfloat16OptimWrapper')),
+        (BFLOAT16, 'cpu', BFLOAT16),
+        (dict(type='OptimWrapper'), 'cuda', AMP),
+        (dict(dtype='bfloat16'), 'cuda', dict(AMP, dtype='bfloat16')),
+        (dict(AMP, loss_scale=8.0), 'cuda', dict(AMP, loss_scale=8.0)),
+        (BFLOAT16, 'cuda', BFLOAT16),
+    ],
+)
+def test_what_mixed_precision_makes_of_a_config(
+    given: dict, device: str, wanted: dict
+) -> None:
+    cfg = dict(given, clip_grad=dict(max_norm=1.0))
+    mix_precision(cfg, device)
+    assert cfg == dict(wanted, clip_grad=dict(max_norm=1.0))

@@ -162,8 +162,7 @@ def test_types_with_their_scope_are_of_this_package_too(cfg: Config) -> None:
     student = student_config(cfg)
     assert student.model.head.type == 'DeiTClsHead'
     assert 'constructor' not in student.optim_wrapper
-    assert student.optim_wrapper.type == 'AmpOptimWrapper'
-    assert student.optim_wrapper.dtype == 'bfloat16'
+    assert 'type' not in student.optim_wrapper
     assert 'fused_attention' not in student.optim_wrapper
     assert 'serkd_mm' not in student.pretty_text
 
@@ -229,9 +228,6 @@ def test_the_preprocessing_of_the_algorithm_is_exported(
 def test_the_exported_config_trains_without_the_package(cfg: Config) -> None:
     student = student_config(cfg)
     assert 'constructor' not in student.optim_wrapper
-    assert student.optim_wrapper.type == 'AmpOptimWrapper'
-    assert student.optim_wrapper.dtype == 'bfloat16'
-    assert 'fused_attention' not in student.optim_wrapper
     assert student.optim_wrapper.optimizer == cfg.optim_wrapper.optimizer
 
 

@@ -303,9 +303,14 @@ def test_the_dump_gives_the_same_losses_and_gradients_again(
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_dump_of_bfloat16_is_replayed_in_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize('fused', [True, False])
+def test_a_dump_of_bfloat16_is_replayed_in_it(
+    fused: bool, tmp_path: Path
+) -> None:
     mixed = dict(
-        type='Bfloat16OptimWrapper', optimizer=dict(type='SGD', lr=0.1)
+        type='Bfloat16OptimWrapper',
+        fused_attention=fused,
+        optimizer=dict(type='SGD', lr=0.1),
     )
 
     path, losses = dumped(tmp_path, optim_wrapper=mixed)

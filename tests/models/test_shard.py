@@ -48,3 +48,14 @@ def test_a_torch_without_the_function_is_named(
 def test_a_compiled_teacher_is_not_divided() -> None:
     with pytest.raises(ValueError, match='exclude each other'):
         build(teacher_compile=True, teacher_shard=['backbone.layers'])
+
+
+def test_a_divided_teacher_keeps_the_layout_that_can_be_divided() -> None:
+    model = build(channels_last=True, teacher_shard=['backbone.layers'])
+    student, teacher = (
+        network.backbone.patch_embed.projection.weight
+        for network in (model.student, model.teacher)
+    )
+    assert student.is_contiguous(memory_format=torch.channels_last)
+    assert not student.is_contiguous()
+    assert teacher.is_contiguous()

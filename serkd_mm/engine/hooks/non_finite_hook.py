@@ -253,6 +253,8 @@ class NonFiniteHook(Hook):
             wrapper = runner.optim_wrapper
             if isinstance(wrapper, (AmpOptimWrapper, Bfloat16OptimWrapper)):
                 amp = dict(dtype=wrapper.cast_dtype)
+            if isinstance(wrapper, Bfloat16OptimWrapper):
+                amp.update(fused_attention=wrapper.fused_attention)
             path = Path(runner.work_dir, 'non_finite', name)
             parts.append(self._record.save(path, runner.cfg, amp))
             self._dumped = True

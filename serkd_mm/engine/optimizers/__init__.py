@@ -1,5 +1,16 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
-from .bfloat16_optim_wrapper import Bfloat16OptimWrapper
+from .bfloat16_optim_wrapper import (
+    AMP_ARGUMENTS,
+    Bfloat16OptimWrapper,
+    cpu_attention,
+    mix_precision,
+)
 from .merged_constructor import MergedOptimWrapperConstructor
 
-__all__ = ['Bfloat16OptimWrapper', 'MergedOptimWrapperConstructor']
+__all__ = [
+    'AMP_ARGUMENTS',
+    'Bfloat16OptimWrapper',
+    'MergedOptimWrapperConstructor',
+    'cpu_attention',
+    'mix_precision',
+]

@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
-from torch import nn
+from torch import Tensor, nn
+
+from ..run_config import unscoped_type
+
+# What MMEngine's AmpOptimWrapper alone takes.
+AMP_ARGUMENTS = ('loss_scale', 'dtype', 'use_fsdp')
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -19,10 +24,10 @@ class Bfloat16OptimWrapper(OptimWrapper):
     MMEngine's ``AmpOptimWrapper`` has one even then, and refuses CPUs.
 
     Args:
-        fused_attention: Whether attention may run as one fused operator. On
-            CPUs its backward in bfloat16 is slow where sequences are short:
-            with 65 tokens and torch 2.13, three times as slow as products of
-            matrices.
+        fused_attention: Whether attention on CPUs may run as one fused
+            operator. Its backward in bfloat16 is slow there where sequences
+            are short: with 65 tokens and torch 2.13, three times as slow as
+            products of matrices.
         kwargs: Arguments of :class:`mmengine.optim.OptimWrapper`.
     """
 
@@ -43,16 +48,48 @@ class Bfloat16OptimWrapper(OptimWrapper):
         with (
             super().optim_context(model),
             torch.autocast(device, self.cast_dtype),
-            _flash_attention(self.fused_attention),
+            cpu_attention(self.fused_attention),
         ):
             yield
 
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Backward; what it computes again attends as the forward did."""
+        with cpu_attention(self.fused_attention):
+            super().backward(loss, **kwargs)
+
+
+def mix_precision(wrapper: dict, device: str) -> None:
+    """Make a config's optimizer wrapper one of mixed precision, in place.
+
+    ``AmpOptimWrapper`` with a dynamic loss scale unless the config has
+    another; on CPUs, which it refuses, :class:`Bfloat16OptimWrapper`. One
+    that is bfloat16 already stays.
+
+    Args:
+        wrapper: Config of the wrapper.
+        device: ``'cpu'`` or that of an accelerator.
+    """
+    if unscoped_type(wrapper) == 'Bfloat16OptimWrapper':
+        return
+    if device == 'cpu':
+        wrapper['type'] = 'Bfloat16OptimWrapper'
+        for name in AMP_ARGUMENTS:
+            wrapper.pop(name, None)
+    else:
+        wrapper['type'] = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
+
 
 @contextmanager
-def _flash_attention(allowed: bool) -> Iterator[None]:
+def cpu_attention(fused: bool) -> Iterator[None]:
+    """Choose how PyTorch computes attention on CPUs inside.
+
+    Args:
+        fused: Whether it may be one operator.
+    """
     before = torch.backends.cuda.flash_sdp_enabled()
-    # The switch is named after CUDA and holds for CPUs too.
-    torch.backends.cuda.enable_flash_sdp(before and allowed)
+    # Named after CUDA, which has other fused operators to fall back on.
+    torch.backends.cuda.enable_flash_sdp(before and fused)
     try:
         yield
     finally:

@@ -74,10 +74,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         teacher_shard: For a teacher that fits no device: names of the modules
             that hold its layers, as ``['backbone.layers']``. The processes of
             a job divide each layer and gather it where it runs.
-        channels_last: Whether convolutions of teacher, student and distiller
-            keep their weights, and with them their maps, channels last. It
-            changes no value beyond rounding; convolutions in half precision
-            are faster so on most devices.
+        channels_last: Whether 2-D convolutions of teacher, student and
+            distiller keep their weights, and with them their maps, channels
+            last. It changes no value beyond rounding; convolutions in half
+            precision are faster so on most devices. A teacher that is divided
+            (``teacher_shard``) keeps its layout, as PyTorch divides no other.
         input_size: Height and width of the student's images. On two made-up
             images of this size all losses are computed once when the
             algorithm is built, so that what does not fit together shows
@@ -173,7 +174,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             )
         self.teacher.eval()
         if channels_last:
-            self.to(memory_format=torch.channels_last)
+            keep_channels_last(self)  # which the teacher is no part of
+            if not teacher_shard:
+                keep_channels_last(self.teacher)
         self._find_renormalization()
         self._register_load_state_dict_pre_hook(_drop_teacher_keys)
         check_head('model.architecture', self.student)
@@ -326,6 +329,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         # An averaged copy on another device leaves the teacher where it is.
         duplicate._owns_teacher = False
         return duplicate
+
+
+def keep_channels_last(module: torch.nn.Module) -> None:
+    """Lay out the weights of 2-D convolutions channels last, in place."""
+    kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    for part in module.modules():
+        if isinstance(part, kinds):
+            weight = part.weight
+            weight.data = weight.contiguous(memory_format=torch.channels_last)
 
 
 def _drop_teacher_keys(state_dict: dict, prefix: str, *_: Any) -> None:
