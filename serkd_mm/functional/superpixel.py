@@ -239,8 +239,7 @@ def cached(
     Tensors that only pretend to be there, as when a model is traced for its
     shapes, get tables of their own, which are not kept.
     """
-    # Not type(x), which torch.compile cannot trace before PyTorch 2.2.
-    if x.__class__ is not Tensor:
+    if type(x) is not Tensor:
         build = build.__wrapped__  # type: ignore[attr-defined]
     return build(hw, cell_size, str(x.device), x.dtype)
 
