@@ -206,6 +206,21 @@ def disable_old_dynamo(function: Callable) -> Callable:
     return torch.compiler.disable(function)
 
 
+@contextlib.contextmanager
+def autocast(device: str, dtype: torch.dtype) -> Iterator[None]:
+    """``torch.autocast`` that leaves no cast weights behind.
+
+    Dynamo of PyTorch 2.1 leaves a level of autocast open for each one that it
+    traces. Without an outermost level nothing empties the cache of weights,
+    and training goes on with those of the first step.
+    """
+    try:
+        with torch.autocast(device, dtype):
+            yield
+    finally:
+        torch.clear_autocast_cache()
+
+
 def keep_step_hooks(optimizer: Optimizer) -> None:
     """Let an optimizer call the hooks of its steps beside ``torch.compile``.
 

@@ -519,3 +519,25 @@ def test_threads_share_full_precision_and_put_the_setting_back() -> None:
         assert torch.backends.mkldnn.matmul.fp32_precision == found
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_an_autocast_level_left_open_keeps_no_old_weights() -> None:
+    """As Dynamo of PyTorch 2.1 leaves it."""
+    layer, inputs = nn.Linear(2, 2, bias=False), torch.ones(1, 2)
+
+    def doubled(autocast: Any) -> bool:
+        with autocast('cpu', torch.bfloat16):
+            before = layer(inputs)
+        with torch.no_grad():
+            layer.weight.mul_(2)
+        with autocast('cpu', torch.bfloat16):
+            return torch.equal(layer(inputs), 2 * before)
+
+    torch.autocast_increment_nesting()
+    try:
+        assert not doubled(torch.autocast)
+        torch.clear_autocast_cache()
+        assert doubled(compat.autocast)
+    finally:
+        torch.autocast_decrement_nesting()
+        torch.clear_autocast_cache()

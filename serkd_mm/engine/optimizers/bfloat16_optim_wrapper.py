@@ -10,6 +10,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 
+from ... import compat
 from ..run_config import unscoped_type
 
 # What MMEngine's AmpOptimWrapper alone takes.
@@ -47,7 +48,7 @@ class Bfloat16OptimWrapper(OptimWrapper):
         device = next(model.parameters()).device.type
         with (
             super().optim_context(model),
-            torch.autocast(device, self.cast_dtype),
+            compat.autocast(device, self.cast_dtype),
             cpu_attention(self.fused_attention),
         ):
             yield
