@@ -109,10 +109,10 @@ def _distance_kernel(  # type: ignore[no-untyped-def]
 ):
     """Pairs of SIDE tokens i and SIDE tokens j of one image."""
     blocks = tl.cdiv(num, SIDE)
-    square = tl.program_id(0) % (blocks * blocks)
+    pairs = tl.program_id(0) % (blocks * blocks)
     image = (tl.program_id(0) // (blocks * blocks)).to(tl.int64)
-    row = square // blocks
-    column = square % blocks
+    row = pairs // blocks
+    column = pairs % blocks
     # The bits of a float32 are its exponent's, and those of a power of two
     # nothing else.
     top = tl.load(largest + image).to(tl.float32)
@@ -120,7 +120,7 @@ def _distance_kernel(  # type: ignore[no-untyped-def]
     exponent = tl.minimum(tl.maximum(exponent, -66), 126)
     exponent = tl.where(top == 0.0, 0, exponent)
     shrink = ((127 - exponent) << 23).to(tl.float32, bitcast=True)
-    if square == 0:
+    if pairs == 0:
         unit = ((127 + exponent) << 23).to(tl.float32, bitcast=True)
         tl.store(scales + image, unit)
     if row <= column:
