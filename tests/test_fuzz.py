@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,7 +67,15 @@ def valid(
         yield valid_config(folder), folder
 
 
-def names_the_place(line: str, mutation: Mutation) -> bool:
+@pytest.fixture(scope='module')
+def counts() -> Iterator[Counter]:
+    """How many changes ended how; ``pytest -s`` shows it."""
+    found: Counter = Counter()
+    yield found
+    print(f'\n{sum(found.values())} changes: {dict(found)}')
+
+
+def named_place(line: str, mutation: Mutation) -> str | None:
     """Whether a line names the changed key or the block that it is in.
 
     The block beside it counts too, as the width of a backbone that does not
@@ -76,12 +85,12 @@ def names_the_place(line: str, mutation: Mutation) -> bool:
     if mutation.kind == 'spelling':
         words.append(mutation.value)
     if any(re.search(rf'\b{re.escape(word)}\b', line) for word in words):
-        return True
+        return 'key named'
     for block in re.findall(r'\w+(?:\.\w+)*', line.split('[config: ')[-1]):
         around = {block, block.rpartition('.')[0]} - {'model', ''}
         if any(mutation.name.startswith(f'{name}.') for name in around):
-            return True
-    return False
+            return 'block named'
+    return None
 
 
 def legitimate(outcome: Outcome, mutation: Mutation) -> bool:
@@ -112,7 +121,7 @@ def test_the_config_that_is_spoilt_is_valid(valid: tuple[dict, Path]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize('part', range(PARTS))
 def test_a_spoilt_config_is_named_or_trains_with_the_right_teacher(
-    part: int, valid: tuple[dict, Path]
+    part: int, valid: tuple[dict, Path], counts: Counter
 ) -> None:
     cfg, folder = valid
     changes = list(mutations(cfg, COUNT, SEED))[part::PARTS]
@@ -120,11 +129,11 @@ def test_a_spoilt_config_is_named_or_trains_with_the_right_teacher(
     faults = []
     for index, mutation in enumerate(changes):
         outcome = run(mutation.apply(cfg), folder, f'{part}-{index}')
-        right = (
-            legitimate(outcome, mutation)
-            if outcome.error is None
-            else names_the_place(outcome.error, mutation)
-        )
-        if not right:
+        if outcome.error is not None:
+            end = named_place(outcome.error, mutation)
+        else:
+            end = 'trained' if legitimate(outcome, mutation) else None
+        counts[end] += 1
+        if end is None:
             faults.append((mutation, outcome))
     assert faults == []
