@@ -2,8 +2,9 @@
 from .feature_map_tokenizer import FeatureMapTokenizer
 from .superpixel_tokenizer import SuperpixelTokenizer
 from .token_aligner import TokenAligner
+from .token_map import TokenMap
 from .token_resizer import TokenResizer
-from .visual_tokens import TokenMap, VisualTokens
+from .visual_tokens import VisualTokens
 
 __all__ = [
     'FeatureMapTokenizer',

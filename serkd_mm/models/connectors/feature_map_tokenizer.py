@@ -10,7 +10,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...functional.superpixel import size_pair
-from .visual_tokens import TokenMap
+from .token_map import TokenMap
 
 MODES = ('max', 'avg', 'conv')
 
@@ -81,9 +81,7 @@ class FeatureMapTokenizer(BaseConnector):
             TypeError: If ``feature`` is neither.
             ValueError: If it is no map, or the stride does not divide it.
         """
-        maps = self._pool(self._checked(feature))
-        height, width = maps.shape[2:]
-        return TokenMap(maps.flatten(2).transpose(1, 2), (height, width))
+        return TokenMap.of_maps(self._pool(self._checked(feature)))
 
     def _pool(self, maps: Tensor) -> Tensor:
         """One position per window, ``(B, C, H / h, W / w)``."""
@@ -102,8 +100,7 @@ class FeatureMapTokenizer(BaseConnector):
     def _checked(self, feature: Tensor | TokenMap) -> Tensor:
         """The map ``(B, C, H, W)`` of a map or token map that fits."""
         if isinstance(feature, TokenMap):
-            tokens, hw = feature
-            maps = tokens.transpose(1, 2).unflatten(2, hw)
+            maps = feature.maps()
         elif isinstance(feature, Tensor):
             maps = feature
         else:

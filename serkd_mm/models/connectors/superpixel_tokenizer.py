@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...functional import superpixel_grid, superpixel_tokens, unit_length
 from ...functional.superpixel import check_clustering, size_pair
-from .visual_tokens import TokenMap
+from .token_map import TokenMap, check_token_map
 
 NORMS = (None, 'ln', 'l2')
 
@@ -102,12 +102,12 @@ class SuperpixelTokenizer(BaseConnector):
                 f'set refine_channels={channels}, or None for no refinement'
             )
         grid = superpixel_grid(feature.hw, self.grid_size)
-        maps = superpixels.transpose(1, 2).unflatten(2, grid)
+        maps = TokenMap(superpixels, grid).maps()
         wide = maps.to(self.refine.weight.dtype)
         # Half precision ends at 65504, superpixels need not.
         with torch.autocast(maps.device.type, enabled=False):
             maps = maps + self.refine(wide).to(maps.dtype)
-        return maps.flatten(2).transpose(1, 2)
+        return TokenMap.of_maps(maps).tokens
 
     def assignment(self, feature: TokenMap) -> Tensor:
         """Association of the tokens with the superpixels, to look at.
@@ -123,14 +123,7 @@ class SuperpixelTokenizer(BaseConnector):
     def _cluster(
         self, feature: TokenMap, return_assignment: bool
     ) -> Tensor | tuple[Tensor, Tensor]:
-        if not isinstance(feature, TokenMap):
-            raise TypeError(
-                'SuperpixelTokenizer needs tokens with their grid, got '
-                f'{type(feature).__name__}; put VisualTokens before it: '
-                "connector=[dict(type='VisualTokens', ...), "
-                "dict(type='SuperpixelTokenizer', ...)]"
-            )
-        tokens, hw = feature
+        tokens, hw = check_token_map(feature, self)
         if self.norm == 'ln':
             tokens = F.layer_norm(tokens, tokens.shape[-1:])
         elif self.norm == 'l2':

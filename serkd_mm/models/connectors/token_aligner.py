@@ -8,7 +8,7 @@ from mmrazor.models.architectures.connectors.base_connector import (
 from mmrazor.registry import MODELS
 from torch import nn
 
-from .visual_tokens import TokenMap
+from .token_map import TokenMap, check_token_map
 
 
 @MODELS.register_module()
@@ -51,14 +51,7 @@ class TokenAligner(BaseConnector):
             TypeError: If ``feature`` carries no grid.
             ValueError: If it has another width.
         """
-        if not isinstance(feature, TokenMap):
-            raise TypeError(
-                'TokenAligner needs tokens with their grid, got '
-                f'{type(feature).__name__}; put VisualTokens before it: '
-                "connector=[dict(type='VisualTokens', ...), "
-                "dict(type='TokenAligner', ...)]"
-            )
-        tokens, hw = feature
+        tokens, hw = check_token_map(feature, self)
         channels = self.conv.in_channels
         if tokens.shape[-1] != channels:
             raise ValueError(
@@ -66,6 +59,5 @@ class TokenAligner(BaseConnector):
                 f'was built with channels={channels}; set channels='
                 f'{tokens.shape[-1]}'
             )
-        maps = F.layer_norm(tokens, (channels,)).transpose(1, 2)
-        aligned = self.conv(maps.unflatten(2, hw))
-        return TokenMap(aligned.flatten(2).transpose(1, 2), hw)
+        normed = TokenMap(F.layer_norm(tokens, (channels,)), hw)
+        return TokenMap.of_maps(self.conv(normed.maps()))

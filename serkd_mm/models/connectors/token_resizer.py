@@ -9,7 +9,7 @@ from mmrazor.models.architectures.connectors.base_connector import (
 from mmrazor.registry import MODELS
 
 from ...functional.superpixel import size_pair
-from .visual_tokens import TokenMap
+from .token_map import TokenMap, check_token_map
 
 
 @MODELS.register_module()
@@ -49,18 +49,12 @@ class TokenResizer(BaseConnector):
         Raises:
             TypeError: If ``feature`` carries no grid.
         """
-        if not isinstance(feature, TokenMap):
-            raise TypeError(
-                'TokenResizer needs tokens with their grid, got '
-                f'{type(feature).__name__}; put VisualTokens before it'
-            )
-        tokens, hw = feature
-        if hw == self.hw:
+        if check_token_map(feature, self).hw == self.hw:
             return feature
-        maps = tokens.transpose(1, 2).unflatten(2, hw)
+        maps = feature.maps()
         # Antialiasing has no half-precision form on every device.
-        wide = torch.promote_types(tokens.dtype, torch.float32)
+        wide = torch.promote_types(maps.dtype, torch.float32)
         resized = F.interpolate(
             maps.to(wide), self.hw, mode='bilinear', antialias=True
-        ).to(tokens.dtype)
-        return TokenMap(resized.flatten(2).transpose(1, 2), self.hw)
+        ).to(maps.dtype)
+        return TokenMap.of_maps(resized)

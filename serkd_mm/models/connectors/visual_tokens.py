@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 from mmrazor.models.architectures.connectors.base_connector import (
     BaseConnector,
@@ -11,18 +10,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from ...functional.superpixel import size_pair
-
-
-class TokenMap(NamedTuple):
-    """Visual tokens and the grid that they lie on.
-
-    Attributes:
-        tokens: Tokens row by row, ``(B, N, C)``.
-        hw: Height and width of the grid, ``N == hw[0] * hw[1]``.
-    """
-
-    tokens: Tensor
-    hw: tuple[int, int]
+from .token_map import TokenMap
 
 
 @MODELS.register_module()
@@ -78,10 +66,7 @@ class VisualTokens(BaseConnector):
                 'loss_forward_mappings'
             )
         if feature.dim() == 4:
-            height, width = feature.shape[2:]
-            return TokenMap(
-                feature.flatten(2).transpose(1, 2), (height, width)
-            )
+            return TokenMap.of_maps(feature)
         if feature.dim() != 3:
             raise ValueError(
                 'VisualTokens needs a (B, L, C) sequence or a (B, C, H, W) '

@@ -1,0 +1,50 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""What connectors hand to each other."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class TokenMap(NamedTuple):
+    """Visual tokens and the grid that they lie on.
+
+    Attributes:
+        tokens: Tokens row by row, ``(B, N, C)``.
+        hw: Height and width of the grid, ``N == hw[0] * hw[1]``.
+    """
+
+    tokens: Tensor
+    hw: tuple[int, int]
+
+    @classmethod
+    def of_maps(cls, maps: Tensor) -> TokenMap:
+        """Tokens of feature maps ``(B, C, H, W)``, one per position."""
+        height, width = maps.shape[2:]
+        return cls(maps.flatten(2).transpose(1, 2), (height, width))
+
+    def maps(self) -> Tensor:
+        """The tokens as feature maps, a view ``(B, C, H, W)``."""
+        return self.tokens.transpose(1, 2).unflatten(2, self.hw)
+
+
+def check_token_map(feature: Any, connector: Any) -> TokenMap:
+    """What a connector behind another one was given, if it has a grid.
+
+    Args:
+        feature: What it was given.
+        connector: Who asks.
+
+    Raises:
+        TypeError: If it is no token map.
+    """
+    if isinstance(feature, TokenMap):
+        return feature
+    name = type(connector).__name__
+    raise TypeError(
+        f'{name} needs tokens with their grid, got {type(feature).__name__}; '
+        "put VisualTokens before it: connector=[dict(type='VisualTokens', "
+        f"...), dict(type='{name}', ...)]"
+    )
