@@ -197,6 +197,18 @@ def draw_sheet(
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def read_image(path: str) -> np.ndarray:
+    """An image as ``(H, W, 3)`` uint8 in BGR.
+
+    Raises:
+        ValueError: If the file is not there or is no image.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f'{path} is not there or is no image')
+    return image
+
+
 def enlarged(image: np.ndarray) -> np.ndarray:
     """A small image with each pixel a square of pixels; others as they are.
 

@@ -16,7 +16,6 @@ from mmengine.runner import CheckpointLoader
 from mmrazor.registry import MODELS
 
 from ..analysis.images import input_size, training_pipeline
-from ..engine.hooks.superpixel_vis_hook import read_image
 from ..engine.launch import read_config
 from ..models.algorithms import FrozenTeacherDistill
 from ..paths import is_missing
@@ -27,6 +26,7 @@ from .sheet import (
     clustering,
     draw_sheet,
     enlarged,
+    read_image,
     superpixel_rows,
     superpixels_of_images,
     takes_rgb,

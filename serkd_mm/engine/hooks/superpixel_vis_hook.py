@@ -4,7 +4,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
@@ -18,6 +17,7 @@ from ...visualization.sheet import (
     agreement_of,
     draw_sheet,
     enlarged,
+    read_image,
     superpixel_rows,
     superpixels_of_images,
     takes_rgb,
@@ -161,15 +161,3 @@ def _pipeline(dataset: Any) -> list[str]:
     leaf = next(leaf_datasets(dataset))
     transforms = getattr(getattr(leaf, 'pipeline', None), 'transforms', [])
     return [type(transform).__name__ for transform in transforms]
-
-
-def read_image(path: str) -> np.ndarray:
-    """An image as ``(H, W, 3)`` uint8 in BGR.
-
-    Raises:
-        ValueError: If the file is not there or is no image.
-    """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f'{path} is not there or is no image')
-    return image
