@@ -12,6 +12,7 @@ from .relation_triton import (
     MAX_TOKENS,
     angle_loss_triton,
     distance_loss_triton,
+    without_kernels,
 )
 from .triton_build import compiler_found, triton_installed
 
@@ -27,6 +28,7 @@ __all__ = [
     'distance_loss_chunked',
     'distance_loss_triton',
     'select_impl',
+    'without_kernels',
 ]
 
 

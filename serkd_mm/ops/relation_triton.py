@@ -24,7 +24,9 @@ tuned on a device.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -42,6 +44,23 @@ NUM_WARPS = 1
 
 # triton.language, set when the kernel is first asked for.
 tl: Any = None
+
+_kernels = True
+
+
+@contextlib.contextmanager
+def without_kernels() -> Iterator[None]:
+    """Check for the kernels what does not depend on a device, run none.
+
+    Values are then those of ``impl='chunked'``. For tensors that will be on
+    a CUDA device and are not yet.
+    """
+    global _kernels
+    _kernels = False
+    try:
+        yield
+    finally:
+        _kernels = True
 
 
 def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
@@ -72,8 +91,7 @@ def angle_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
         RuntimeError: If Triton or a CUDA device is missing, or on a second
             derivative.
     """
-    _check(student, teacher)
-    return fused_loss(student, teacher, 'angle_triton')
+    return _checked_loss(student, teacher, 'angle')
 
 
 def distance_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
@@ -83,11 +101,10 @@ def distance_loss_triton(student: Tensor, teacher: Tensor) -> Tensor:
     from differences, in fewer launches. Arguments, return value and errors
     are those of :func:`angle_loss_triton`.
     """
-    _check(student, teacher)
-    return fused_loss(student, teacher, 'distance_triton')
+    return _checked_loss(student, teacher, 'distance')
 
 
-def _check(student: Tensor, teacher: Tensor) -> None:
+def _checked_loss(student: Tensor, teacher: Tensor, relation: str) -> Tensor:
     if check_pair(student, teacher) == torch.float64:
         raise TypeError(
             "impl='triton' computes in float32 and got float64; use "
@@ -101,9 +118,10 @@ def _check(student: Tensor, teacher: Tensor) -> None:
     if not triton_build.triton_installed():
         raise RuntimeError(
             "impl='triton' needs the package triton, 3.0 or newer, which is "
-            'not installed; '
-            "use impl='chunked'"
+            "not installed; use impl='chunked'"
         )
+    impl = 'triton' if _kernels else 'chunked'
+    return fused_loss(student, teacher, f'{relation}_{impl}')
 
 
 def kernel_terms(

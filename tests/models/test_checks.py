@@ -12,6 +12,7 @@ from mmrazor.registry import MODELS
 from torch import nn
 
 from serkd_mm.models.algorithms import FrozenTeacherDistill
+from serkd_mm.ops import relation_triton, triton_build
 
 from .builders import (
     CLASSES,
@@ -71,6 +72,14 @@ def test_a_cuda_kernel_is_not_tried_before_the_runner_moves_the_model(
     model = build(distiller=distiller)
 
     assert model.distiller.distill_losses['loss_angle'].impl == 'triton'
+    # What does not depend on the device is checked all the same.
+    with monkeypatch.context() as patched:
+        patched.setattr(relation_triton, 'MAX_TOKENS', 3)
+        with pytest.raises(ValueError, match='takes up to 3 tokens'):
+            build(distiller=distiller)
+    monkeypatch.setattr(triton_build, '_INSTALLED', False)
+    with pytest.raises(RuntimeError, match='needs the package triton'):
+        build(distiller=distiller)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +14,7 @@ from mmpretrain.models.classifiers import BaseClassifier
 from mmpretrain.structures import DataSample
 from torch import nn
 
+from ...ops import without_kernels
 from ..heads import DeiTDistillHead
 from ..heads.check_head import head_widths_named
 from ..modes import evaluating
@@ -161,31 +161,10 @@ def dry_run(
         samples = [sample.set_gt_score(score) for sample in samples]
     with contextlib.ExitStack() as stack:
         stack.enter_context(evaluating(algorithm))
-        stack.enter_context(_without_kernels(algorithm, device))
+        if device.type != 'cuda' and torch.cuda.is_available():
+            # The runner has yet to move the algorithm. Without a CUDA device
+            # kernels stay, and say so.
+            stack.enter_context(without_kernels())
         for name, network in zip(('architecture', 'teacher'), networks):
             stack.enter_context(head_widths_named(f'model.{name}', network))
         algorithm.loss(images, samples)
-
-
-@contextlib.contextmanager
-def _without_kernels(
-    algorithm: FrozenTeacherDistill, device: torch.device
-) -> Iterator[None]:
-    """Leave CUDA kernels out until the runner has moved the algorithm.
-
-    Where there is no CUDA device that it could be moved to, they stay, and
-    say so.
-    """
-    movable = device.type != 'cuda' and torch.cuda.is_available()
-    losses: list[Any] = [
-        module
-        for module in algorithm.distiller.modules()
-        if movable and getattr(module, 'impl', None) == 'triton'
-    ]
-    for loss in losses:
-        loss.impl = 'auto'
-    try:
-        yield
-    finally:
-        for loss in losses:
-            loss.impl = 'triton'
