@@ -415,11 +415,15 @@ def test_headers_of_the_digits_name_what_the_study_measured() -> None:
     path = CONFIGS.parent / 'resources' / 'studies' / 'digits.csv'
     with path.open() as file:
         rows = list(csv.DictReader(file))
+    table = path.with_suffix('.md').read_text()
+    teacher = re.findall(r'- Teacher: teacher, top-1 ([\d.]+\d)', table)
 
     for row in rows:
         mean, std = float(row['top1_mean']), float(row['top1_std'])
         text = header(f'digits/{row["experiment"]}.py')
         assert f'Top-1: {mean:.2f} ± {std:.2f} with 2 labels' in text
+        named = re.findall(r'Teacher: .*, ([\d.]+\d) top-1', text)
+        assert named == ([] if row['experiment'] == 'student' else teacher)
 
 
 def test_the_readme_has_a_row_for_every_config() -> None:
