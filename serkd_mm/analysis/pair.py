@@ -22,6 +22,7 @@ from mmrazor.registry import MODELS
 from torch import nn
 
 from ..engine.config_checks import (
+    check_batch_count,
     check_batch_norm,
     check_config,
     check_instance_losses,
@@ -187,6 +188,7 @@ def _time(
         if not cfg.get('sync_bn'):  # which several processes may use
             check_batch_norm(cfg, algorithm)
         check_instance_losses(cfg, algorithm)
+        images = _images(cfg, options)
     except ValueError as error:
         report.problem('train_dataloader.batch_size', error)
         return
@@ -198,15 +200,29 @@ def _time(
     milliseconds, memory = time_steps(
         algorithm, optimizer, data, options.steps
     )
-    images = options.images
     report.step = Step(
         device=_device_name(options.device),
         batch_size=report.batch_size,
         milliseconds=milliseconds,
         memory_mib=memory,
-        images=dataset_length(cfg) if images is None else images,
+        images=images,
         epochs=cfg.get('train_cfg', {}).get('max_epochs'),
     )
+
+
+def _images(cfg: Config, options: CheckOptions) -> int | None:
+    """Images of an epoch of one process, None if unknown.
+
+    Raises:
+        ValueError: If they do not make a batch.
+    """
+    images = dataset_length(cfg) if options.images is None else options.images
+    loader = cfg.get('train_dataloader') or {}
+    if images is not None and 'batch_size' in loader:
+        check_batch_count(
+            images, loader['batch_size'], loader.get('drop_last', False)
+        )
+    return images
 
 
 def _wrapper(cfg: Config, options: CheckOptions) -> dict:

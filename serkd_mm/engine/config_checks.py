@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 from mmengine.config import Config
@@ -248,6 +248,50 @@ def check_batch_norm(cfg: Config, model: nn.Module) -> None:
                 ' set train_dataloader.batch_size to 2 or more, or '
                 "sync_bn='torch' with several processes"
             )
+
+
+def check_batches(runner: Runner) -> None:
+    """Refuse a training set that gives no batch, before an epoch of none.
+
+    Builds the training loop, as training would. What does not know its length
+    passes.
+
+    Args:
+        runner: Runner of the training.
+
+    Raises:
+        ValueError: If a process has no images, or fewer than a batch and
+            drops the last one.
+    """
+    loader = getattr(runner.train_loop, 'dataloader', None)
+    size = getattr(loader, 'batch_size', None)
+    if size is not None and isinstance(loader.sampler, Sized):
+        check_batch_count(len(loader.sampler), size, loader.drop_last)
+
+
+def check_batch_count(images: int, batch_size: int, drop_last: bool) -> None:
+    """Refuse fewer images than make one training batch.
+
+    Args:
+        images: Images of an epoch of one process.
+        batch_size: Images of a batch.
+        drop_last: Whether a last batch that is smaller is left out.
+
+    Raises:
+        ValueError: If there is no batch.
+    """
+    if images >= (batch_size if drop_last else 1):
+        return
+    cure = 'the dataset is empty'
+    if images:
+        cure = (
+            'lower train_dataloader.batch_size, or set '
+            'train_dataloader.drop_last=False'
+        )
+    raise ValueError(
+        f'train_dataloader gives 0 batches: {images} images per process, '
+        f'batch_size={batch_size}, drop_last={drop_last}; {cure}'
+    )
 
 
 def check_instance_losses(cfg: Config, model: nn.Module) -> None:

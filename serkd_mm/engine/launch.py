@@ -21,6 +21,7 @@ from .. import compat
 from .cfg_options import CfgOptions
 from .config_checks import (
     check_batch_norm,
+    check_batches,
     check_heads,
     check_instance_losses,
 )
@@ -194,12 +195,12 @@ def train(cfg: Config) -> nn.Module:
         if cfg.get('resume'):
             require_whole_checkpoint(runner)
         with workers_end(runner):
+            check_batches(runner)
             model = runner.train()
         if runner.iter == 0:
             raise ValueError(
-                'nothing was trained: train_dataloader gave '
-                f'{len(runner.train_dataloader)} batches for train_cfg='
-                f'{cfg.train_cfg}; is its sampler or dataset empty?'
+                'nothing was trained: train_dataloader gave no batch for '
+                f'train_cfg={cfg.train_cfg}; is its dataset empty?'
             )
         return model
 

@@ -483,6 +483,12 @@ def test_batches_that_training_refuses_are_a_problem() -> None:
     assert keys(report) == ['train_dataloader.batch_size']
     assert 'has batch norm' in report.problems[0].message
 
+    cfg = Config(config().to_dict())
+    cfg.train_dataloader.update(batch_size=1001, drop_last=True)
+    report = check_pair(cfg, 'pair', OPTIONS)
+    assert keys(report) == ['train_dataloader.batch_size']
+    assert '1000 images per process' in report.problems[0].message
+
 
 def test_a_recorder_that_no_loss_uses_is_named() -> None:
     source = dict(type='ModuleOutputs', source='backbone.layers.0')

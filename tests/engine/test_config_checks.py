@@ -12,6 +12,7 @@ from torch import nn
 
 from serkd_mm.engine.config_checks import (
     check_batch_norm,
+    check_batches,
     check_instance_losses,
     check_keys,
     check_length,
@@ -20,6 +21,7 @@ from serkd_mm.engine.config_checks import (
 )
 
 from ..models.builders import build, cnn_config, distiller_config, recorder
+from .runs import Points, build_runner
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 IDLE = dict(type='SeRKDDistiller')
@@ -194,6 +196,59 @@ def test_two_images_have_no_relations(loss: str) -> None:
             check_instance_losses(batch_config(size), model)
     check_instance_losses(batch_config(3), model)
     check_instance_losses(Config(dict(train_dataloader=None)), model)
+
+
+# -- batches ----------------------------------------------------------------
+
+
+def loader(images: int, batch_size: int, **settings: Any) -> dict:
+    return dict(
+        dataset=Points(images),
+        batch_size=batch_size,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=True),
+        **settings,
+    )
+
+
+@pytest.mark.parametrize(
+    ('settings', 'said'),
+    [
+        (
+            loader(5, 6, drop_last=True),
+            r'5 images per process, batch_size=6, drop_last=True; lower '
+            r'train_dataloader\.batch_size, or set '
+            r'train_dataloader\.drop_last=False$',
+        ),
+        (loader(0, 6), '0 images .* the dataset is empty$'),
+    ],
+)
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_a_training_set_without_a_batch_is_refused(
+    settings: dict, said: str, by_epoch: bool, tmp_path: Path
+) -> None:
+    length = 'max_epochs' if by_epoch else 'max_iters'
+    runner = build_runner(
+        tmp_path,
+        train_dataloader=settings,
+        train_cfg={'by_epoch': by_epoch, length: 1},
+    )
+    match = f'^train_dataloader gives 0 batches: {said}'
+    with pytest.raises(ValueError, match=match):
+        check_batches(runner)
+
+
+@pytest.mark.parametrize(
+    'settings', [loader(6, 6, drop_last=True), loader(5, 6)]
+)
+def test_one_batch_is_enough(settings: dict, tmp_path: Path) -> None:
+    runner = build_runner(tmp_path, train_dataloader=settings)
+    check_batches(runner)
+    runner.train()
+    assert runner.iter == runner.epoch
+
+
+# -- the optimizer ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from serkd_mm.engine.launch import (
     leave_teacher_out,
     read_config,
     resume_after_restart,
+    train,
 )
 from tests.jobs import threads_of_gloo
 
@@ -86,6 +87,17 @@ def test_a_config_without_teacher_is_tested_as_it_is() -> None:
     leave_teacher_out(cfg)
 
     assert cfg.pretty_text == before
+
+
+def test_an_epoch_without_batches_does_not_begin(tmp_path: Path) -> None:
+    cfg = Config.fromfile(CONFIGS / 'quickstart' / 'student.py')
+    cfg.work_dir = str(tmp_path)
+    cfg.train_dataloader.update(batch_size=2000, drop_last=True)
+
+    with pytest.raises(ValueError, match='gives 0 batches: 1000 images per'):
+        train(cfg)
+
+    assert not list(tmp_path.glob('**/*.pth'))
 
 
 @pytest.fixture
