@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from .choose import by
 from .python_text import WIDTH, Reference, assignment
-from .runtime import missing_runtime
+from .runtime import checked_loading, missing_runtime
 from .suggest import IMAGENET, Suggestion
 from .trace import TokenSource
 from .zoo import ZooNetwork
@@ -52,7 +52,9 @@ def _added_to(base: Config) -> dict[str, Any]:
     imports = base.get('custom_imports') or {}
     names = dict.fromkeys([*imports.get('imports', []), 'serkd_mm'])
     loads = dict(imports=list(names), allow_failed_imports=False)
-    return dict(custom_imports=loads, **missing_runtime(base))
+    return dict(
+        custom_imports=loads, **checked_loading(base), **missing_runtime(base)
+    )
 
 
 def _header(suggestion: Suggestion) -> str:

@@ -8,10 +8,16 @@ from typing import Any
 from mmengine import hub
 from mmengine.config import Config
 
+from ..engine.run_config import unscoped_type
+from .python_text import Reference
+
 _HOST = 'mmpretrain::_base_/default_runtime.py'
 _OWN = 'serkd_mm::_base_/default_runtime.py'
 # Scopes are what reading a config of a package adds.
 _IGNORED = ('custom_imports', '_scope_')
+_DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+# Arguments that LoadCheckedImage shares with LoadImageFromFile.
+_LOADING = ('to_float32', 'color_type', 'imdecode_backend', 'backend_args')
 
 
 def missing_runtime(cfg: Config) -> dict[str, Any]:
@@ -44,3 +50,37 @@ def _missing(own: dict, host: dict, given: dict) -> dict:
         elif usual and there != value:
             found[key] = value
     return found
+
+
+def checked_loading(cfg: Config) -> dict[str, Any]:
+    """Entries that let a config's data loaders name the image that is broken.
+
+    :class:`LoadCheckedImage` takes the place of ``LoadImageFromFile`` where
+    that begins a pipeline. Datasets in a list stay as they are.
+
+    Args:
+        cfg: Config that is to be the base of another.
+
+    Returns:
+        Entries for the config that builds on it.
+    """
+    entries = {
+        name: _checked(cfg.get(name), f'_base_.{name}')
+        for name in _DATALOADERS
+    }
+    return {name: entry for name, entry in entries.items() if entry}
+
+
+def _checked(part: Any, source: str) -> dict[str, Any]:
+    if not isinstance(part, dict):
+        return {}
+    inner = _checked(part.get('dataset'), f'{source}.dataset')
+    if inner:
+        return dict(dataset=inner)
+    first = (part.get('pipeline') or [{}])[0]
+    settings = {k: v for k, v in first.items() if k not in ('type', '_scope_')}
+    loads = unscoped_type(first) == 'LoadImageFromFile'
+    if not loads or not set(settings).issubset(_LOADING):
+        return {}
+    load = dict(type='LoadCheckedImage', **settings)
+    return dict(pipeline=[load, Reference(f'*{source}.pipeline[1:]')])

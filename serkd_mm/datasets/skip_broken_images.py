@@ -1,11 +1,9 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from mmengine.dataset import BaseDataset
-from mmengine.logging import print_log
 from mmpretrain.registry import DATASETS
 
 from .leaves import leaf_datasets
@@ -19,10 +17,10 @@ class SkipBrokenImages:
     In place of an image that :class:`LoadCheckedImage` refuses stands the
     next one of the dataset that it loads, so batches stay full, all ranks
     make the same number of steps and the epoch has the length that it says.
-    The sample carries the broken file's name, from which
-    :class:`serkd_mm.engine.BrokenImagesHook` counts over all workers and
-    ranks. MMEngine's own way, a transform that returns None, draws a random
-    other image without a word.
+    The sample carries the broken file's name and fault, which
+    :class:`serkd_mm.engine.BrokenImagesHook` counts and logs over all workers
+    and ranks. MMEngine's own way, a transform that returns None, draws a
+    random other image without a word.
 
     Args:
         dataset: Dataset, or its config, whose pipeline loads images with
@@ -41,7 +39,6 @@ class SkipBrokenImages:
             dataset = DATASETS.build(dataset)
         self.dataset = dataset
         self.max_in_a_row = max_in_a_row
-        self._said: set[str] = set()
         for leaf in leaf_datasets(dataset):
             pipeline = getattr(leaf, 'pipeline', None)
             transforms = getattr(pipeline, 'transforms', ())
@@ -77,21 +74,21 @@ class SkipBrokenImages:
             BrokenImageError: If there is none among the next
                 ``max_in_a_row``.
         """
-        first: BrokenImageError | None = None
+        faults: list[str] = []
         for step in range(self.max_in_a_row + 1):
             try:
                 sample = self.dataset[(idx + step) % len(self)]
             except BrokenImageError as error:
-                first = first or error
+                faults.append(error.fault)
                 continue
-            if first is not None:
+            if faults:
                 path = self.dataset.get_data_info(idx)['img_path']
-                if path not in self._said:
-                    self._said.add(path)
-                    print_log(str(first), 'current', logging.WARNING)
-                sample['data_samples'].set_metainfo(dict(replaces=path))
+                sample['data_samples'].set_metainfo(
+                    dict(replaces=path, fault=faults[0])
+                )
             return sample
+        path = self.dataset.get_data_info(idx)['img_path']
         raise BrokenImageError(
             f'{self.max_in_a_row + 1} images in a row are broken, so the '
-            f'storage may be; the first: {first}'
+            f'storage may be; the first is {path!r}: {faults[0]}'
         )

@@ -263,7 +263,7 @@ def check_batches(runner: Runner) -> None:
         ValueError: If a process has no images, or fewer than a batch and
             drops the last one.
     """
-    loader = getattr(runner.train_loop, 'dataloader', None)
+    loader: Any = getattr(runner.train_loop, 'dataloader', None)
     size = getattr(loader, 'batch_size', None)
     if size is not None and isinstance(loader.sampler, Sized):
         check_batch_count(len(loader.sampler), size, loader.drop_last)

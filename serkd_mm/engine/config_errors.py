@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 from urllib.error import URLError
 
+from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from mmengine.runner import (
     BaseLoop,
@@ -20,6 +21,7 @@ from mmengine.runner import (
     ValLoop,
 )
 from torch import nn
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from .downloads import download_error
 from .near_names import near_name
@@ -27,6 +29,8 @@ from .near_names import near_name
 RUNNERS = (Runner, FlexibleRunner)
 MAX_SHOWN = 400
 _RUNNER = 'runner.py'
+# File of LoadImageFromFile, as in a traceback.
+_LOADING = os.path.join('mmcv', 'transforms', 'loading.py')
 
 
 @contextmanager
@@ -62,9 +66,9 @@ def config_errors(cfg: Config) -> Iterator[None]:
         if type(error).__module__.startswith('serkd_mm.'):
             # Faults of files or numbers, with messages of their own.
             raise
-        near = near_name(error, _frames(error))
-        if near:
-            error.args = (f'{error.args[0]}{near}',)
+        hint = near_name(error, _frames(error)) or _loading_hint(error)
+        if hint:
+            error.args = (f'{str(error.args[0]).rstrip()}{hint}',)
         path = _locate(error, original)
         noted = error if path is None else _add(error, path, original)
         if noted is error:
@@ -80,11 +84,36 @@ def _locate(error: Exception, cfg: dict) -> tuple | None:
     model = getattr(runner, 'model', None) or _first(frames, nn.Module)
     model = getattr(model, 'module', model)
     for frame in reversed(frames):
-        for find in (_built, _module, _part_of_runner, _locals, _attributes):
+        for find in (
+            _loader,
+            _built,
+            _module,
+            _part_of_runner,
+            _locals,
+            _attributes,
+        ):
             path = find(frame, cfg, loop, model)
             if path:
                 return path
     return None
+
+
+def _loading_hint(error: Exception) -> str:
+    """How to learn which image it was, where the message does not say it."""
+    text = str(error.args[0]) if error.args else ''
+    if isinstance(error, OSError) or 'failed to load image: ' in text:
+        return ''
+    inside = any(
+        isinstance(frame.f_locals.get('self'), LoadImageFromFile)
+        for frame in _frames(error)
+    )
+    # Of a worker there is the text of its traceback.
+    if not inside and _LOADING not in text:
+        return ''
+    return (
+        "; to have the image named, write dict(type='LoadCheckedImage') "
+        'instead of LoadImageFromFile'
+    )
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:
@@ -103,6 +132,26 @@ def _first(frames: list[FrameType], kind: Any) -> Any:
     """The first object of a kind whose method a frame is in."""
     owners = (frame.f_locals.get('self') for frame in frames)
     return next((owner for owner in owners if isinstance(owner, kind)), None)
+
+
+def _loader(
+    frame: FrameType, cfg: dict, loop: Any, *_: Any
+) -> tuple[str, ...]:
+    """The data loader whose worker raised, whoever asked for its batch."""
+    iterator = frame.f_locals.get('self')
+    runner = getattr(loop, 'runner', None)
+    if not isinstance(iterator, _BaseDataLoaderIter):
+        return ()
+    for name in ('train', 'val', 'test'):
+        dataloader = getattr(
+            getattr(runner, f'_{name}_loop', None), 'dataloader', None
+        )
+        key = f'{name}_dataloader'
+        if key in cfg and iterator._dataset is getattr(
+            dataloader, 'dataset', None
+        ):
+            return (key,)
+    return ()
 
 
 def _built(frame: FrameType, cfg: dict, *_: Any) -> tuple:

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from serkd_mm.analysis import Suggestion, config_text, read_config, suggest
-from serkd_mm.analysis.runtime import missing_runtime
+from serkd_mm.analysis.runtime import checked_loading, missing_runtime
 from serkd_mm.engine.launch import leave_teacher_out
 from serkd_mm.models.algorithms.teacher import build_teacher
 
@@ -96,6 +96,53 @@ def test_a_student_of_another_package_gets_the_hooks_and_the_logs(
     text = (tmp_path / 'pair.py').read_text()
     assert "checkpoint=dict(type='AtomicCheckpointHook')," in text
     assert '_scope_' not in text.split('model = ')[0]
+
+
+def test_a_student_of_another_package_names_broken_images(
+    tmp_path: Path,
+) -> None:
+    cfg = load(suggest(RESNET, RESNET), tmp_path / 'pair.py')
+    student = read_config('mmpretrain::resnet/resnet18_8xb32_in1k.py')
+
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        expected = plain(student[name].to_dict())
+        pipeline = expected['dataset']['pipeline']
+        assert pipeline[0] == dict(type='LoadImageFromFile')
+        pipeline[0] = dict(type='LoadCheckedImage')
+        assert plain(cfg[name].to_dict()) == expected
+
+
+def test_only_what_loads_as_the_checked_loading_does_is_replaced() -> None:
+    def pipeline(**load: Any) -> dict:
+        step = dict(type='mmcv.LoadImageFromFile', **load)
+        return dict(pipeline=[step, dict(type='PackInputs')])
+
+    inner = pipeline(imdecode_backend='pillow')
+    checked = checked_loading(
+        Config(
+            dict(
+                train_dataloader=dict(dataset=dict(times=2, dataset=inner)),
+                val_dataloader=dict(dataset=pipeline(ignore_empty=True)),
+                test_dataloader=dict(dataset=dict(datasets=[inner])),
+            )
+        )
+    )
+
+    assert checked == dict(
+        train_dataloader=dict(
+            dataset=dict(
+                dataset=dict(
+                    pipeline=[
+                        dict(
+                            type='LoadCheckedImage', imdecode_backend='pillow'
+                        ),
+                        '*_base_.train_dataloader.dataset.dataset.pipeline'
+                        '[1:]',
+                    ]
+                )
+            )
+        )
+    )
 
 
 def test_a_student_of_this_package_has_them_already() -> None:

@@ -152,7 +152,13 @@ def test_a_broken_file_is_named(
     text = str(error.value)
     assert text.startswith(f"broken image '{tmp_path / 'image.file'}': ")
     assert said in text
-    assert '--skip-broken-images' in text
+    assert said in error.value.fault
+    # Advice that is true of every image, and what is only of some.
+    assert text.endswith(
+        '; replace or remove the file (training images, not those of '
+        'validation and test, can be passed over by train.py '
+        '--skip-broken-images)'
+    )
     assert len(text.splitlines()) == 1
 
 

@@ -90,6 +90,30 @@ def test_a_run_stops_with_the_name_of_the_broken_image(
     assert f'broken image {str(broken)!r}: the file is empty' in last
 
 
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('name', ['train', 'val'])
+def test_the_hosts_loading_leads_to_the_one_that_names_images(
+    name: str, workers: int, tmp_path: Path
+) -> None:
+    cfg = run_config(tmp_path, workers)
+    cfg.val_dataloader = Config(cfg.to_dict()).train_dataloader
+    cfg.update(val_cfg=dict(), val_evaluator=dict(type='Accuracy', topk=1))
+    write_folder(tmp_path / 'train')
+    paths = write_folder(tmp_path / 'host')
+    cfg[f'{name}_dataloader'].dataset = folder_config(
+        tmp_path / 'host', load='LoadImageFromFile'
+    )
+    paths[5].write_bytes(b'')
+
+    with pytest.raises(Exception, match='LoadImageFromFile') as error:
+        train(cfg)
+
+    last = str(error.value).rstrip().splitlines()[-1]
+    hint = "named, write dict(type='LoadCheckedImage') instead of LoadImageFr"
+    assert hint in last
+    assert f'[config: {name}_dataloader' in last
+
+
 # -- by option it skips and counts ------------------------------------------
 
 
@@ -108,6 +132,7 @@ def test_the_next_image_that_is_whole_takes_the_place(tmp_path: Path) -> None:
         *(None, None, str(paths[2]), str(paths[3]), None, None, None),
         str(paths[7]),
     ]
+    assert all('unknown format' in samples[i].fault for i in (2, 3, 7))
     # Label and picture are of one image.
     assert [int(s.gt_label) for s in samples] == [0, 0, 1, 1, 1, 1, 1, 0]
     assert dataset.metainfo['classes'] == ('c0', 'c1')
@@ -120,7 +145,11 @@ def test_storage_that_is_gone_is_no_broken_image(tmp_path: Path) -> None:
         path.write_bytes(b'')
     with pytest.raises(BrokenImageError, match='4 images in a row') as error:
         skipping(tmp_path, max_in_a_row=3)[1]
-    assert str(paths[1]) in str(error.value)
+    assert f'the first is {str(paths[1])!r}: the file is empty' in str(
+        error.value
+    )
+    # Who reads it has the option already.
+    assert '--skip-broken-images' not in str(error.value)
     assert skipping(tmp_path, max_in_a_row=4)[1] is not None
     paths[0].unlink()
     with pytest.raises(FileNotFoundError, match='0.jpg'):
@@ -163,10 +192,14 @@ def test_every_epoch_says_what_was_replaced(
 
     text, scalars = logs(tmp_path)
     said = 'images were broken and replaced by the next of the dataset'
-    names = f'{paths[1]} by {paths[2]}, {paths[6]} by {paths[7]}'
-    assert f'Epoch(train) [1]: 2 of 8 {said}; new ones: {names}\n' in text
-    # Counted again, named once.
+    first = f'; new ones: {paths[1]} by {paths[2]} ('
+    assert f'Epoch(train) [1]: 2 of 8 {said}{first}' in text
+    assert 'it is damaged or cut off' in text
+    second = f'), {paths[6]} by {paths[7]} (the file is empty (0 bytes))\n'
+    assert second in text
+    # Counted again, named once, by whichever process found it.
     assert f'Epoch(train) [2]: 2 of 8 {said}\n' in text
+    assert text.count(str(paths[1])) == text.count(str(paths[6])) == 1
     counts = [s['replaced_images'] for s in scalars if 'replaced_images' in s]
     assert counts == [2, 2]
 

@@ -28,7 +28,16 @@ _LOST = re.compile(
 
 
 class BrokenImageError(ValueError):
-    """An image file that cannot be decoded in full; the message names it."""
+    """An image file that cannot be decoded in full; the message names it.
+
+    Attributes:
+        fault: What is wrong with the file; empty in an error that has come
+            from a worker process, whose message has it.
+    """
+
+    def __init__(self, message: str, fault: str = '') -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 @TRANSFORMS.register_module()
@@ -92,10 +101,12 @@ class LoadCheckedImage(LoadImageFromFile):
             # No memory, no space, too many files: of the machine.
             if isinstance(error, MemoryError) or getattr(error, 'errno', None):
                 raise
-            fault = str(error).strip().splitlines()[:1] or ['']
+            fault = next(iter(str(error).strip().splitlines()), '')
             raise BrokenImageError(
-                f'broken image {path!r}: {fault[0]}; replace the file, or '
-                'train without such images (--skip-broken-images)'
+                f'broken image {path!r}: {fault}; replace or remove the file '
+                '(training images, not those of validation and test, can be '
+                'passed over by train.py --skip-broken-images)',
+                fault,
             ) from error
         if self.to_float32:
             image = image.astype(np.float32)

@@ -28,7 +28,7 @@ class BrokenImagesHook(Hook):
 
     def __init__(self) -> None:
         self._images = 0
-        self._replaced: list[tuple[str, str]] = []
+        self._replaced: list[tuple[str, str, str]] = []
         self._named: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
@@ -58,7 +58,7 @@ class BrokenImagesHook(Hook):
         samples = data_batch['data_samples']
         self._images += len(samples)
         self._replaced += [
-            (sample.replaces, sample.img_path)
+            (sample.replaces, sample.fault, sample.img_path)
             for sample in samples
             if 'replaces' in sample
         ]
@@ -69,15 +69,19 @@ class BrokenImagesHook(Hook):
             return
         counts = dist.all_gather_object((self._images, self._replaced))
         images = sum(count for count, _ in counts)
-        replaced = sorted(pair for _, pairs in counts for pair in pairs)
-        new = [pair for pair in replaced if pair[0] not in self._named]
-        self._named.update(path for path, _ in new)
-        names = ', '.join(f'{path} by {other}' for path, other in new)
+        replaced = sorted(found for _, ranks in counts for found in ranks)
+        # A rank or a wrapper may have shown an image several times.
+        new = {
+            path: f'{path} by {other} ({fault})'
+            for path, fault, other in replaced
+            if path not in self._named
+        }
+        self._named.update(new)
         runner.logger.log(
             logging.WARNING if replaced else logging.INFO,
             f'Epoch(train) [{runner.epoch + 1}]: {len(replaced)} of {images} '
             'images were broken and replaced by the next of the dataset'
-            + (f'; new ones: {names}' if names else ''),
+            + (f'; new ones: {", ".join(new.values())}' if new else ''),
         )
         runner.visualizer.add_scalar(
             'replaced_images', len(replaced), step=runner.epoch + 1
