@@ -42,6 +42,8 @@ def main() -> None:
         'the config says)',
     )
     args = parser.parse_args()
+    if args.size is not None and args.size < 1:
+        parser.error(f'--size must be at least 1 pixel, got {args.size}')
     with one_line_errors():
         student = export_student(**vars(args))
     for path in (

@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from mmengine.config import Config
-from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS
-from torch import Tensor
 
+from ..engine.pipeline_size import pipeline_of, pipeline_size
 from ..engine.run_config import unscoped_type
 
 # Training images of datasets that everybody has in the same form.
@@ -23,16 +20,13 @@ TRAINING_IMAGES = {
     'ImageNet': 1_281_167,
     'MNIST': 60_000,
 }
-# Two images of other sizes and ratios: what both become is the input size.
-_PROBES = ((500, 375), (333, 640))
 
 
 def input_size(cfg: Config) -> tuple[int, int]:
     """Size of the images that the training pipeline puts out.
 
-    The pipeline runs, without its loading, on two made-up images. Where they
-    come out alike that is the size; otherwise the pipeline keeps the size of
-    its images, and the network's own ``img_size`` is taken.
+    Where it keeps the size of its images, the network's own ``img_size`` is
+    taken.
 
     Returns:
         Height and width in pixels.
@@ -40,21 +34,13 @@ def input_size(cfg: Config) -> tuple[int, int]:
     Raises:
         ValueError: If neither tells.
     """
-    steps = [
-        step
-        for step in training_pipeline(cfg)
-        if not unscoped_type(step).startswith('Load')
-    ]
+    pipeline = training_pipeline(cfg)
     reason = 'it has no train_dataloader.dataset.pipeline'
-    if steps:
+    if pipeline:
         try:
-            sizes = {_output_size(steps, shape) for shape in _PROBES}
-        except Exception as error:
-            reason = f'its pipeline ends in {type(error).__name__}: {error}'
-        else:
-            if len(sizes) == 1:
-                return sizes.pop()
-            reason = 'its training pipeline does not fix the size'
+            return pipeline_size(pipeline)
+        except ValueError as error:
+            reason = str(error)
     model = cfg.get('model') or {}
     backbone = model.get('architecture', model).get('backbone') or {}
     size = backbone.get('img_size')
@@ -64,18 +50,6 @@ def input_size(cfg: Config) -> tuple[int, int]:
             'backbone has no img_size; give --size'
         )
     return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def _output_size(steps: list[dict], shape: tuple[int, int]) -> tuple[int, int]:
-    image = np.random.RandomState(0).randint(0, 256, (*shape, 3), np.uint8)
-    sample: dict[str, Any] = dict(
-        img=image, img_shape=shape, ori_shape=shape, gt_label=0, img_path=''
-    )
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        inputs = Compose([dict(step) for step in steps])(sample)['inputs']
-    if not isinstance(inputs, Tensor):
-        raise ValueError('several views of an image')
-    return (int(inputs.shape[-2]), int(inputs.shape[-1]))
 
 
 def dataset_length(cfg: Config) -> int | None:
@@ -145,11 +119,5 @@ def _is_whole(dataset: dict, cfg: Config) -> bool:
 
 
 def training_pipeline(cfg: Config) -> list[dict]:
-    """Transforms of the training set, of the first where there are several.
-
-    Wrappers, such as RepeatDataset or ConcatDataset, are looked through.
-    """
-    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset or 'datasets' in dataset:
-        dataset = dataset.get('dataset') or dataset['datasets'][0]
-    return dataset.get('pipeline', [])
+    """Transforms of the training set, of the first where there are several."""
+    return pipeline_of((cfg.get('train_dataloader') or {}).get('dataset'))

@@ -71,7 +71,7 @@ def export_student(
         torchscript: Whether to write a TorchScript program (``.pt``) too, see
             :func:`write_torchscript`.
         size: Height and width of the images of these programs. By default
-            those of the backbone or of the test pipeline.
+            those of the backbone, the test pipeline or ``model.input_size``.
 
     Returns:
         The files that were written.
@@ -82,12 +82,14 @@ def export_student(
         UnsafeCheckpointError: If the file is no plain checkpoint.
         ValueError: If the checkpoint holds no student or not that of the
             config, ``out`` does not end in ``.pth``, or the size of the
-            images is unknown.
+            images is unknown or not positive.
         RuntimeError: If something that was exported computes something else.
     """
     target = Path(out)
     if target.suffix != '.pth':
         raise ValueError(f'the student is written to a .pth file, got {out!r}')
+    if size is not None and size < 1:
+        raise ValueError(f'size must be at least 1 pixel, got {size}')
     if onnx:
         check_onnx_packages()
     path = find_checkpoint(source)
@@ -108,7 +110,7 @@ def export_student(
         parts[1].write_bytes(file.getvalue())
         trained = _trained_student(run, weights, path)
         exported = mmpretrain.get_model(*map(str, parts)).eval()
-        shape = (size, size) if size else image_size(exported, student)
+        shape = (size, size) if size else image_size(exported, run)
         _compare_logits(trained, exported, shape or (224, 224))
         for wanted, ending, write in (
             (onnx, '.onnx', write_onnx),
@@ -189,8 +191,8 @@ def _run_config(
 def _known(size: tuple[int, int] | None) -> tuple[int, int]:
     if size is None:
         raise ValueError(
-            'the size of the images is unknown: neither the backbone nor a '
-            'crop of the test pipeline says it; name it with --size'
+            'the size of the images is unknown: neither the backbone, the '
+            'test pipeline nor model.input_size says it; name it with --size'
         )
     return size
 

@@ -9,7 +9,9 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 
+from .pipeline_size import pipeline_of, pipeline_size
 from .run_config import (
+    check_types,
     registered_classes,
     type_names,
     unscoped,
@@ -77,30 +79,35 @@ def student_architecture(cfg: Config) -> ConfigDict:
     return student
 
 
-def image_size(model: Any, cfg: Config) -> tuple[int, int] | None:
+def image_size(model: Any, run: Config) -> tuple[int, int] | None:
     """Height and width that a student sees in tests.
 
     Args:
         model: The student.
-        cfg: Its config.
+        run: Config of its distillation.
 
     Returns:
-        What the backbone says, or else the last crop of the test pipeline.
+        What the backbone says, or else what the test pipeline puts out, or
+        else the ``input_size`` of the distillation; None where nothing does.
     """
-    loader = cfg.get('test_dataloader') or {}
-    sizes = [
-        step['crop_size']
-        for step in loader.get('dataset', {}).get('pipeline', [])
-        if 'crop_size' in step
-    ]
-    sizes.append(getattr(model.backbone, 'img_size', None))
-    known = [size for size in sizes if size is not None]
-    if not known:
+    size = getattr(model.backbone, 'img_size', None) or _test_size(run)
+    size = size or run.model.get('input_size')
+    if size is None:
         return None
-    height, width = (
-        (known[-1],) * 2 if isinstance(known[-1], int) else known[-1]
-    )
+    height, width = (size, size) if isinstance(size, int) else size
     return height, width
+
+
+def _test_size(run: Config) -> tuple[int, int] | None:
+    pipeline = pipeline_of((run.get('test_dataloader') or {}).get('dataset'))
+    if not pipeline:
+        return None
+    try:
+        # The config may be that of a checkpoint that somebody else wrote.
+        check_types(pipeline, 'test_dataloader')
+        return pipeline_size(pipeline)
+    except ValueError:
+        return None
 
 
 def _use_host_classes(value: Any) -> Any:

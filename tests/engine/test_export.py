@@ -370,9 +370,47 @@ def test_programs_need_the_size_of_the_images(
     images = Config.fromfile(
         ROOT / 'configs' / '_base_' / 'datasets' / 'imagenet_bs128_224.py'
     )
+    images.model = {}
     assert image_size(student, images) == (224, 224)
+    (*_, pack) = images.test_dataloader.dataset.pipeline
+    resize = dict(type='Resize', scale=(96, 64), keep_ratio=False)
+    images.test_dataloader.dataset.pipeline = [resize, pack]
+    # Width and height.
+    assert image_size(student, images) == (64, 96)
+    images.test_dataloader.dataset = dict(
+        type='RepeatDataset', dataset=images.test_dataloader.dataset
+    )
+    assert image_size(student, images) == (64, 96)
+    images.test_dataloader.dataset.dataset.pipeline = [pack]
+    assert image_size(student, images) is None
+    images.model.input_size = 48
+    assert image_size(student, images) == (48, 48)
+    images.model.input_size = (48, 64)
+    assert image_size(student, images) == (48, 64)
     with pytest.raises(ValueError, match='name it with --size'):
         export._known(None)
+
+
+def test_the_pipeline_of_a_checkpoint_calls_nothing_unknown(
+    model: torch.nn.Module, tmp_path: Path
+) -> None:
+    made = tmp_path / 'made'
+    call = dict(type='os.mkdir', path=str(made))
+    loader = dict(dataset=dict(pipeline=[call, dict(type='PackInputs')]))
+    del model.student.backbone.img_size
+
+    run = Config(dict(model={}, test_dataloader=loader))
+
+    assert image_size(model.student, run) is None
+    assert not made.exists()
+
+
+@pytest.mark.parametrize('size', [0, -1])
+def test_a_size_is_positive(
+    size: int, checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f'at least 1 pixel, got {size}'):
+        export_student(str(checkpoint), str(tmp_path / 's.pth'), size=size)
 
 
 def test_mmengine_trains_and_tests_by_the_exported_config(
