@@ -292,9 +292,23 @@ def assert_same_state(report: dict, other: dict) -> None:
         assert torch.equal(report['state'][name], value), name
 
 
-def test_too_few_arguments_show_the_usage(tmp_path: Path) -> None:
-    assert run('dist_train.sh', SERKD, cwd=tmp_path) == 2
-    assert 'usage:' in (tmp_path / 'log.txt').read_text()
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        (('dist_train.sh', SERKD), ''),
+        (('dist_train.sh', SERKD, '--amp'), ", got '--amp'"),
+        (('dist_train.sh', SERKD, 0), ", got '0'"),
+        (('dist_test.sh', SERKD, 'best.pth'), ''),
+        (('dist_test.sh', SERKD, 'best.pth', 'two'), ", got 'two'"),
+    ],
+)
+def test_without_a_number_of_processes_the_usage_is_shown(
+    arguments: tuple, said: str, tmp_path: Path
+) -> None:
+    assert run(*arguments, cwd=tmp_path) == 2
+    shown = (tmp_path / 'log.txt').read_text()
+    assert shown.startswith('usage: ')
+    assert shown.endswith(f'is a positive integer{said}\n')
 
 
 @pytest.mark.parametrize(

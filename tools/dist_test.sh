@@ -4,8 +4,9 @@
 # Environment: NNODES, NODE_RANK, MASTER_ADDR, PORT and PYTHON as for
 # dist_train.sh.
 set -euo pipefail
-if [ $# -lt 3 ]; then
+if ! [[ ${3-} =~ ^[1-9][0-9]*$ ]]; then
   echo "usage: $0 CONFIG CHECKPOINT GPUS [options of tools/test.py]" >&2
+  echo "GPUS, processes to start, is a positive integer${3+, got '$3'}" >&2
   exit 2
 fi
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

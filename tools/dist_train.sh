@@ -5,8 +5,9 @@
 # its last checkpoint (0); PYTHON for another interpreter than python.
 # Exit code: 0 trained to the end; 143 ended by SIGTERM, --resume goes on.
 set -euo pipefail
-if [ $# -lt 2 ]; then
+if ! [[ ${2-} =~ ^[1-9][0-9]*$ ]]; then
   echo "usage: $0 CONFIG GPUS [options of tools/train.py]" >&2
+  echo "GPUS, processes to start, is a positive integer${2+, got '$2'}" >&2
   exit 2
 fi
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -13,6 +13,7 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 
+from serkd_mm.engine.config_checks import check_split
 from serkd_mm.engine.config_errors import config_errors
 from serkd_mm.engine.data_checks import check_data
 from serkd_mm.engine.launch import (
@@ -89,6 +90,7 @@ def main() -> None:
         # A resumed run has left another in its config.
         cfg.load_from, cfg.resume = args.checkpoint, False
         leave_teacher_out(cfg)
+        check_split(cfg, 'test', needed=True)
         check_data(cfg, ('test_dataloader',))
         check_start(cfg, 'checkpoint')
         check_work_dir(cfg)

@@ -9,7 +9,7 @@ import argparse
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from serkd_mm.engine.config_checks import check_config
+from serkd_mm.engine.config_checks import check_config, check_split
 from serkd_mm.engine.data_checks import check_data
 from serkd_mm.engine.launch import (
     add_runner_arguments,
@@ -97,6 +97,7 @@ def main() -> None:
         resume_after_restart(cfg)
         named = args.resume not in (None, 'auto')
         check_config(cfg)
+        check_split(cfg, 'train', needed=True)
         check_data(cfg, ('train_dataloader', 'val_dataloader'))
         check_start(cfg, '--resume' if named else 'load_from')
         check_work_dir(cfg)

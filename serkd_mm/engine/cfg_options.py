@@ -12,7 +12,8 @@ class CfgOptions(DictAction):
     """Overrides of a config as ``key=value`` pairs, for argparse.
 
     Like MMEngine's action (0.10.7), which takes the spaces out of texts,
-    those of paths too, and ends in a traceback where a ``=`` is missing.
+    those of paths too, and ends in a traceback where a ``=`` is missing, a
+    bracket is not closed or a list holds a dict.
     """
 
     def __call__(
@@ -28,7 +29,14 @@ class CfgOptions(DictAction):
             key, equals, text = pair.partition('=')
             if not equals:
                 parser.error(f'{option_string} takes key=value, got {pair!r}')
-            value = self._parse_iterable(text)
+            try:
+                value = self._parse_iterable(text)
+            except (AssertionError, RecursionError):
+                parser.error(
+                    f'{option_string} cannot read {pair!r}: a value is a '
+                    'number, a text or a list or tuple of them, with all '
+                    'brackets closed; write dicts into a config file'
+                )
             if isinstance(value, str):
                 value = text.strip('\'"')
             options[key] = value

@@ -54,6 +54,12 @@ _NESTED = {
         'norm_decay_mult',
     ),
 }
+# What belongs together: a runner takes all three or none.
+_SPLITS = {
+    'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
+    'val': ('val_dataloader', 'val_cfg', 'val_evaluator'),
+    'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
+}
 # Scopes may be unset, which the annotation does not say.
 _MAY_BE_NONE = ('default_scope',)
 
@@ -66,11 +72,14 @@ def check_config(cfg: Config) -> None:
 
     Raises:
         TypeError: If a setting has another type than it must have.
-        ValueError: If a key or the optimizer's type is misspelt, or the
-            training has no proper length.
+        ValueError: If a key or the optimizer's type is misspelt, the
+            training has no proper length, or a part of the validation or the
+            test is missing.
     """
     check_keys(cfg)
     check_types(cfg)
+    for split in ('val', 'test'):
+        check_split(cfg, split)
     check_length(cfg)
     check_optimizer(cfg)
 
@@ -137,6 +146,32 @@ def check_types(cfg: Config) -> None:
                 f'config key {key} must be of type {" or ".join(names)}, got '
                 f'{type(value).__name__} {value!r}'
             )
+
+
+def check_split(cfg: Config, split: str, needed: bool = False) -> None:
+    """Refuse a training, validation or test of which a part is missing.
+
+    Args:
+        cfg: Config of the runner.
+        split: ``'train'``, ``'val'`` or ``'test'``.
+        needed: Whether all of it may not be missing either.
+
+    Raises:
+        ValueError: If some of its keys, or all where it is needed, are not
+            there or None.
+    """
+    keys = _SPLITS[split]
+    missing = [key for key in keys if cfg.get(key) is None]
+    if not missing or (len(missing) == len(keys) and not needed):
+        return
+    there = [key for key in keys if key not in missing]
+    beside = f' beside {" and ".join(there)}' if there else ''
+    cure = 'add what is missing'
+    if there and not needed:
+        cure += f', or set {" and ".join(there)} to None'
+    raise ValueError(
+        f'the config has no {" and no ".join(missing)}{beside}; {cure}'
+    )
 
 
 def check_length(cfg: Config) -> None:

@@ -45,3 +45,22 @@ def test_a_pair_without_a_value_is_named(
         parse('train_cfg.max_epochs', '3')
     said = capsys.readouterr().err
     assert "--cfg-options takes key=value, got 'train_cfg.max_epochs'" in said
+
+
+@pytest.mark.parametrize(
+    'pair',
+    [
+        "hooks=[dict(type='EMAHook',momentum=1)]",
+        'k=[(1,2]',
+        'k=[a,b',
+        'k=1),2',
+    ],
+)
+def test_what_is_no_list_of_values_is_named(
+    pair: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(pair)
+    said = ' '.join(capsys.readouterr().err.split())
+    assert f'cannot read {pair!r}: a value is a number' in said
+    assert said.endswith('write dicts into a config file')

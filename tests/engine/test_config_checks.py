@@ -13,10 +13,12 @@ from torch import nn
 from serkd_mm.engine.config_checks import (
     check_batch_norm,
     check_batches,
+    check_config,
     check_instance_losses,
     check_keys,
     check_length,
     check_optimizer,
+    check_split,
     check_types,
 )
 
@@ -196,6 +198,61 @@ def test_two_images_have_no_relations(loss: str) -> None:
             check_instance_losses(batch_config(size), model)
     check_instance_losses(batch_config(3), model)
     check_instance_losses(Config(dict(train_dataloader=None)), model)
+
+
+# -- parts that belong together ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('split', 'missing', 'needed', 'said'),
+    [
+        (
+            'val',
+            ['val_evaluator'],
+            False,
+            'no val_evaluator beside val_dataloader and val_cfg; add what is '
+            'missing, or set val_dataloader and val_cfg to None',
+        ),
+        (
+            'test',
+            ['test_dataloader', 'test_cfg', 'test_evaluator'],
+            True,
+            'no test_dataloader and no test_cfg and no test_evaluator; add '
+            'what is missing',
+        ),
+        (
+            'train',
+            ['train_cfg'],
+            True,
+            'no train_cfg beside train_dataloader and optim_wrapper; add what '
+            'is missing',
+        ),
+    ],
+)
+@pytest.mark.parametrize('unset', [True, False])
+def test_a_missing_part_is_named(
+    split: str, missing: list, needed: bool, said: str, unset: bool
+) -> None:
+    cfg = Config.fromfile(CONFIGS / 'quickstart' / 'student.py')
+    for key in missing:
+        if unset:
+            cfg[key] = None
+        else:
+            cfg.pop(key)
+    with pytest.raises(ValueError, match=f'^the config has {said}$'):
+        check_split(cfg, split, needed)
+    if not needed:
+        with pytest.raises(ValueError, match=f'^the config has {said}$'):
+            check_config(cfg)
+
+
+def test_a_config_without_validation_passes() -> None:
+    cfg = Config.fromfile(CONFIGS / 'quickstart' / 'student.py')
+    check_split(cfg, 'train', needed=True)
+    check_split(cfg, 'test', needed=True)
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
+        cfg[key] = None
+    check_config(cfg)
 
 
 # -- batches ----------------------------------------------------------------
