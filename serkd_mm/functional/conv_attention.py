@@ -18,10 +18,15 @@ def nearest_offsets(count: int) -> Tensor:
         the query's own place first. For the square of an odd number they are
         the places of a square kernel up to 3x3.
 
+    Raises:
+        ValueError: If ``count`` is not positive.
+
     Example:
         >>> nearest_offsets(3).tolist()
         [[0.0, 0.0], [-1.0, 0.0], [0.0, -1.0]]
     """
+    if count < 1:
+        raise ValueError(f'count must be a positive integer, got {count!r}')
     places = [
         (row * row + col * col, row, col)
         for row in range(-count, count + 1)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import check_floating, check_tokens
 from .scale import power_of_two_scale, unit_length
 
 
@@ -173,11 +174,21 @@ def batch_as_tokens(embeddings: Tensor) -> Tensor:
         Embeddings of length 1, ``(1, B, C)``, float32 (float64 for float64
         input).
 
+    Raises:
+        TypeError: If ``embeddings`` are not floating point.
+        ValueError: If they are empty or have no second dimension.
+
     Example:
         >>> batch_as_tokens(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
         tensor([[[0.6000, 0.8000],
                  [0.0000, 1.0000]]])
     """
+    check_floating('embeddings', embeddings)
+    if embeddings.dim() < 2 or embeddings.numel() == 0:
+        raise ValueError(
+            'embeddings must be a non-empty (B, ...) tensor of at least two '
+            f'dimensions, got shape {tuple(embeddings.shape)}'
+        )
     tokens = embeddings.flatten(1).unsqueeze(0)
     dtype = torch.promote_types(tokens.dtype, torch.float32)
     return unit_length(tokens.to(dtype))
@@ -282,13 +293,7 @@ def _sqrt(squared: Tensor, apart: Tensor) -> Tensor:
 def check_pair(student: Tensor, teacher: Tensor) -> torch.dtype:
     """Validate both sides and return the dtype to compute in."""
     for name, side in (('student', student), ('teacher', teacher)):
-        if not side.is_floating_point():
-            raise TypeError(f'{name} must be floating point, got {side.dtype}')
-        if side.dim() != 3 or side.numel() == 0:
-            raise ValueError(
-                f'{name} must be a non-empty (B, K, C) tensor, got shape '
-                f'{tuple(side.shape)}'
-            )
+        check_tokens(name, side, '(B, K, C)')
     if student.device != teacher.device:
         raise ValueError(
             'student and teacher must be on one device, got '

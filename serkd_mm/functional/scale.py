@@ -6,6 +6,8 @@ import math
 import torch
 from torch import Tensor
 
+from .checks import check_tokens
+
 
 def power_of_two_scale(x: Tensor) -> Tensor:
     """Power of two just above the largest magnitude in every image.
@@ -49,12 +51,17 @@ def unit_length(tokens: Tensor) -> Tensor:
     Returns:
         Tokens of the same shape and dtype.
 
+    Raises:
+        TypeError: If ``tokens`` are not floating point.
+        ValueError: If they are no ``(B, N, C)`` or empty.
+
     Example:
         >>> import torch
         >>> unit_length(torch.tensor([[[3e30, -4e30], [0.0, 0.0]]]))
         tensor([[[ 0.6000, -0.8000],
                  [ 0.0000,  0.0000]]])
     """
+    check_tokens('tokens', tokens)
     x = tokens if tokens.dtype == torch.float64 else tokens.float()
     x = x / power_of_two_scale(x)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import check_tau, check_tokens
+
 TARGETS = ('hard', 'soft')
 SCHEDULES = ('linear', 'square', 'cos')
 
@@ -117,8 +119,9 @@ def spatial_distill_loss(
         Scalar loss, float32 (float64 for float64 input) under autocast too.
 
     Raises:
-        ValueError: If the shapes differ or are no ``(B, N, classes)``, or
-            ``target`` is unknown.
+        ValueError: If the shapes differ, are no ``(B, N, classes)`` or
+            empty, ``target`` is unknown, ``alpha`` is no share or ``tau`` not
+            positive.
 
     Example:
         >>> import torch
@@ -130,6 +133,9 @@ def spatial_distill_loss(
         raise ValueError(
             f'target must be one of {list(TARGETS)}, got {target!r}'
         )
+    if not 0 <= alpha <= 1:
+        raise ValueError(f'alpha must lie in [0, 1], got {alpha!r}')
+    check_tau(tau)
     if student.dim() != 3 or student.shape != teacher.shape:
         raise ValueError(
             'student and teacher logits must both be (B, N, classes), got '
@@ -138,6 +144,8 @@ def spatial_distill_loss(
             "FeatureMapTokenizer(mode='avg', stride=...), and use a teacher "
             'of the same classes'
         )
+    for name, logits in (('student', student), ('teacher', teacher)):
+        check_tokens(f'{name} logits', logits, '(B, N, classes)')
     with torch.autocast(student.device.type, enabled=False):
         student = _at_least_float(student)
         teacher = _at_least_float(teacher.detach())

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import check_tokens
 from .scale import power_of_two_scale
 
 AFFINITIES = ('attention', 'rbf')
@@ -291,8 +292,10 @@ def size_pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
 
 def _is_whole(value: Any) -> bool:
     # torch.compile knows no attributes of a size that it keeps symbolic.
-    whole = isinstance(value, int) or hasattr(value, '__index__')
-    return whole and not isinstance(value, bool)
+    if isinstance(value, int):
+        return not isinstance(value, bool)
+    # Of the tensors and arrays those of one number.
+    return hasattr(value, '__index__') and not getattr(value, 'ndim', 0)
 
 
 def check_clustering(num_iters: int, affinity: str, impl: str) -> None:
@@ -314,13 +317,7 @@ def check_clustering(num_iters: int, affinity: str, impl: str) -> None:
 
 
 def _check_tokens(tokens: Tensor, hw: tuple[int, int]) -> tuple[int, int]:
-    if not tokens.is_floating_point():
-        raise TypeError(f'tokens must be floating point, got {tokens.dtype}')
-    if tokens.dim() != 3 or tokens.numel() == 0:
-        raise ValueError(
-            'tokens must be a non-empty (B, N, C) tensor, got shape '
-            f'{tuple(tokens.shape)}'
-        )
+    check_tokens('tokens', tokens)
     height, width = size_pair(hw, 'hw')
     if height * width != tokens.shape[1]:
         raise ValueError(

@@ -89,3 +89,9 @@ def test_heads_that_differ_in_number_are_refused(
     with pytest.raises(ValueError, match=r'\(heads,\) and \(heads, 2\)') as e:
         position_scores((2, 2), torch.zeros(sharpness), torch.zeros(centers))
     assert f'{sharpness} and {centers}' in str(e.value)
+
+
+@pytest.mark.parametrize('count', [0, -1])
+def test_no_offsets_are_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f'positive integer, got {count}'):
+        nearest_offsets(count)

@@ -15,7 +15,7 @@ from serkd_mm.functional import (
     local_weight,
     spatial_distill_loss,
 )
-from serkd_mm.models import HardDistillLoss
+from serkd_mm.models import CSKDLoss, HardDistillLoss
 from tests.references import DTYPES, assert_matches, cskd_reference
 
 TARGETS = ['hard', 'soft']
@@ -229,3 +229,28 @@ def test_other_positions_or_classes_are_refused(
 def test_tokens_of_another_width_than_the_classifiers_are_refused() -> None:
     with pytest.raises(ValueError, match=r'\(B, N, 64\) tokens.*\(2, 9, 32\)'):
         dense_logits(torch.zeros(2, 9, 32), torch.zeros(10, 64))
+
+
+@pytest.mark.parametrize('alpha', [-0.1, 2.0, float('nan')])
+def test_a_weight_that_is_no_share_is_refused(alpha: float) -> None:
+    logits = torch.zeros(1, 2, 3)
+    with pytest.raises(ValueError, match=rf'alpha must .* got {alpha}'):
+        spatial_distill_loss(logits, logits, alpha=alpha)
+
+
+@pytest.mark.parametrize('tau', [0.0, -1.0, float('inf'), float('nan')])
+def test_a_temperature_is_positive(tau: float) -> None:
+    logits = torch.zeros(1, 2, 3)
+    message = f'tau must be a positive number, got {tau}'
+    with pytest.raises(ValueError, match=message):
+        spatial_distill_loss(logits, logits, target='soft', tau=tau)
+    with pytest.raises(ValueError, match=message):
+        CSKDLoss(tau=tau)
+
+
+def test_no_images_and_integers_are_refused() -> None:
+    none, whole = torch.zeros(0, 2, 3), torch.zeros(1, 2, 3).long()
+    with pytest.raises(ValueError, match='student logits must be a non-empty'):
+        spatial_distill_loss(none, none)
+    with pytest.raises(TypeError, match='student logits must be floating'):
+        spatial_distill_loss(whole, whole)

@@ -535,6 +535,12 @@ def test_a_cell_without_tokens_is_refused(grid_size):
         superpixel_grid((4, 4), grid_size)
 
 
+def test_a_size_is_no_tensor_of_several():
+    # A tensor of one number is a number.
+    with pytest.raises(ValueError, match=r'hw must be .*tensor\(\[4, 4\]\)'):
+        superpixel_tokens(torch.zeros(1, 16, 4), torch.tensor([4, 4]))
+
+
 def test_a_negative_number_of_iterations_is_refused():
     with pytest.raises(ValueError, match='num_iters.*-1'):
         superpixel_tokens(torch.zeros(1, 16, 4), (4, 4), num_iters=-1)

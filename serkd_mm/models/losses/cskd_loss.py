@@ -6,6 +6,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...functional import dense_logits, local_weight, spatial_distill_loss
+from ...functional.checks import check_tau
 from ...functional.spatial import SCHEDULES, TARGETS
 
 
@@ -42,7 +43,8 @@ class CSKDLoss(nn.Module):
         tau: Temperature of the soft target.
 
     Raises:
-        ValueError: If ``target`` or ``schedule`` is unknown.
+        ValueError: If ``target`` or ``schedule`` is unknown, or ``tau`` not
+            positive.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class CSKDLoss(nn.Module):
                 raise ValueError(
                     f'{name} must be one of {list(known)}, got {value!r}'
                 )
+        check_tau(tau)
         self.loss_weight = loss_weight
         self.target = target
         self.schedule = schedule

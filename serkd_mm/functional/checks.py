@@ -1,0 +1,46 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""What the functions of this package refuse."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def check_tokens(name: str, tokens: Tensor, axes: str = '(B, N, C)') -> None:
+    """Refuse what are no tokens.
+
+    Args:
+        name: What an error calls them.
+        tokens: Tokens of a batch of images.
+        axes: What an error calls their axes.
+
+    Raises:
+        TypeError: If they are not floating point.
+        ValueError: If they have not three axes or are empty.
+    """
+    check_floating(name, tokens)
+    if tokens.dim() != 3 or tokens.numel() == 0:
+        raise ValueError(
+            f'{name} must be a non-empty {axes} tensor, got shape '
+            f'{tuple(tokens.shape)}'
+        )
+
+
+def check_floating(name: str, tensor: Tensor) -> None:
+    """Refuse integers.
+
+    Raises:
+        TypeError: If the tensor is not floating point.
+    """
+    if not tensor.is_floating_point():
+        raise TypeError(f'{name} must be floating point, got {tensor.dtype}')
+
+
+def check_tau(tau: float) -> None:
+    """Refuse what is no temperature.
+
+    Raises:
+        ValueError: If it is not positive and finite.
+    """
+    if not 0 < tau < float('inf'):
+        raise ValueError(f'tau must be a positive number, got {tau!r}')
