@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,23 @@ def free_port() -> int:
 
 def threads_of_gloo() -> int:
     """Threads that process groups over Gloo have in this process."""
-    names = [p.read_text() for p in Path('/proc/self/task').glob('*/comm')]
-    return sum('gloo' in name for name in names)
+    count = 0
+    for path in Path('/proc/self/task').glob('*/comm'):
+        with contextlib.suppress(OSError):  # of a thread that has ended since
+            count += 'gloo' in path.read_text()
+    return count
+
+
+def threads_left_of_gloo(patience: float = 10) -> int:
+    """The same at an end: one that was joined may be listed a while longer.
+
+    Args:
+        patience: Seconds to wait for there to be none.
+    """
+    end = time.monotonic() + patience
+    while (count := threads_of_gloo()) and time.monotonic() < end:
+        time.sleep(0.01)
+    return count
 
 
 @contextlib.contextmanager

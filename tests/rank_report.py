@@ -18,7 +18,7 @@ from torch import nn
 
 from serkd_mm.models import FrozenTeacherDistill
 
-from .jobs import threads_of_gloo
+from .jobs import threads_left_of_gloo
 
 
 @MODELS.register_module()
@@ -38,7 +38,7 @@ class MarkedTeacherDistill(FrozenTeacherDistill):
 
 
 def print_threads_of_group() -> None:
-    print('threads of Gloo:', threads_of_gloo())
+    print('threads of Gloo:', threads_left_of_gloo())
 
 
 @HOOKS.register_module()
