@@ -15,9 +15,11 @@ from mmengine import hub
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
+from mmrazor.registry import MODELS
 from torch import distributed, nn
 
 from .. import compat
+from ..models import FrozenTeacherDistill
 from .cfg_options import CfgOptions
 from .config_checks import (
     check_batch_norm,
@@ -27,7 +29,9 @@ from .config_checks import (
 )
 from .config_errors import config_errors
 from .hooks import BrokenImagesHook
+from .pipeline_size import pipeline_of, pipeline_size
 from .pretrained_checks import check_pretrained
+from .run_config import unscoped
 from .student_config import student_architecture
 from .whole_checkpoint import require_whole_checkpoint
 
@@ -186,6 +190,7 @@ def train(cfg: Config) -> nn.Module:
         ValueError: If a setting cannot be meant, or there was nothing to
             train on.
     """
+    fill_input_size(cfg)
     with config_errors(cfg):
         runner = build_runner(cfg)
         check_pretrained(runner.model)
@@ -203,6 +208,30 @@ def train(cfg: Config) -> nn.Module:
                 f'train_cfg={cfg.train_cfg}; is its dataset empty?'
             )
         return model
+
+
+def fill_input_size(cfg: Config) -> None:
+    """Let a distillation try its losses at the size that it will train at.
+
+    Networks whose backbones have no ``img_size`` would else show only with
+    the first batch that something does not fit together.
+
+    Args:
+        cfg: Config of the runner. A :class:`FrozenTeacherDistill` without
+            ``input_size`` gets what the training pipeline puts out, if that
+            is one size.
+    """
+    model = cfg.get('model') or {}
+    kind = model.get('type')
+    algorithm = kind if isinstance(kind, type) else MODELS.get(unscoped(kind))
+    distils = isinstance(algorithm, type) and issubclass(
+        algorithm, FrozenTeacherDistill
+    )
+    if not distils or model.get('input_size') is not None:
+        return
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset')
+    with contextlib.suppress(ValueError):
+        model['input_size'] = pipeline_size(pipeline_of(dataset))
 
 
 def build_runner(cfg: Config) -> Runner:

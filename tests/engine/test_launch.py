@@ -23,12 +23,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from serkd_mm.engine.launch import (
     clean_exit,
+    fill_input_size,
     leave_teacher_out,
     read_config,
     resume_after_restart,
     train,
 )
-from tests.jobs import threads_of_gloo
+from tests.jobs import threads_left_of_gloo, threads_of_gloo
+from tests.models.builders import (
+    algorithm_config,
+    cnn_config,
+    cnn_distiller,
+)
 
 LAUNCHER = Path(__file__).parents[2] / 'tools' / 'launch.py'
 
@@ -100,6 +106,57 @@ def test_an_epoch_without_batches_does_not_begin(tmp_path: Path) -> None:
     assert not list(tmp_path.glob('**/*.pth'))
 
 
+def test_what_does_not_fit_shows_before_data_is_read(tmp_path: Path) -> None:
+    # Neither network says the size of its images.
+    cfg = Config.fromfile(CONFIGS / 'quickstart' / 'serkd.py')
+    cfg.work_dir = str(tmp_path)
+    cfg.model = algorithm_config(
+        architecture=cnn_config(),
+        teacher=cnn_config(),
+        distiller=cnn_distiller(stride=3),
+    )
+    cfg.train_dataloader.dataset = dict(
+        type='CustomDataset',
+        data_root='not/read/before',
+        pipeline=[dict(type='Resize', scale=32), dict(type='PackInputs')],
+    )
+
+    with pytest.raises(ValueError, match='stride'):
+        train(cfg)
+
+
+def test_the_size_is_that_of_the_training_pipeline() -> None:
+    cfg = Config.fromfile(CONFIGS / 'quickstart' / 'serkd.py')
+    fill_input_size(cfg)
+    assert cfg.model.input_size == (32, 32)
+    # One that is there stays, that of none too.
+    cfg.model.input_size = 0
+    fill_input_size(cfg)
+    assert cfg.model.input_size == 0
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        dict(model=dict(type='mmrazor.SingleTeacherDistill')),
+        dict(model=dict(type='ImageClassifier')),
+        dict(model=None),
+        dict(train_dataloader=None),
+        dict(
+            train_dataloader=dict(
+                dataset=dict(pipeline=[dict(type='PackInputs')])
+            )
+        ),
+    ],
+)
+def test_a_size_that_nothing_tells_stays_open(changes: dict) -> None:
+    cfg = Config.fromfile(CONFIGS / 'quickstart' / 'serkd.py')
+    for key, value in changes.items():
+        cfg[key] = value
+    fill_input_size(cfg)
+    assert 'input_size' not in (cfg.model or {})
+
+
 @pytest.fixture
 def used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """A launched job in a work dir with a checkpoint that is 60 s old."""
@@ -163,7 +220,7 @@ def test_a_process_group_ends_after_the_garbage_collector(
         pass
 
     assert left[0] > 0
-    assert threads_of_gloo() == 0
+    assert threads_left_of_gloo() == 0
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,18 @@ def distiller_config(losses: tuple = LOSSES, **overrides: Any) -> dict:
     return {**cfg, **overrides}
 
 
+def cnn_distiller(stride: int, grid_size: int = 1) -> dict:
+    """Relations of pooled windows of two CNNs."""
+    cfg = distiller_config(losses=('loss_distance',))
+    for side in ('student', 'teacher'):
+        cfg[f'{side}_recorders'] = dict(tokens=recorder('backbone.layer3'))
+        cfg['connectors'][f'{side}_superpixels'] = [
+            dict(type='FeatureMapTokenizer', stride=stride),
+            dict(type='SuperpixelTokenizer', grid_size=grid_size),
+        ]
+    return cfg
+
+
 def algorithm_config(**overrides: Any) -> dict:
     cfg = dict(
         _scope_='mmrazor',

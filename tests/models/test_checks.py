@@ -20,6 +20,7 @@ from .builders import (
     batch,
     build,
     cnn_config,
+    cnn_distiller,
     distiller_config,
     losses_of,
     raw_batch,
@@ -27,18 +28,6 @@ from .builders import (
     student_config,
     vit_config,
 )
-
-
-def cnn_distiller(stride: int, grid_size: int = 1) -> dict:
-    """Relations of pooled windows of two CNNs."""
-    cfg = distiller_config(losses=('loss_distance',))
-    for side in ('student', 'teacher'):
-        cfg[f'{side}_recorders'] = dict(tokens=recorder('backbone.layer3'))
-        cfg['connectors'][f'{side}_superpixels'] = [
-            dict(type='FeatureMapTokenizer', stride=stride),
-            dict(type='SuperpixelTokenizer', grid_size=grid_size),
-        ]
-    return cfg
 
 
 def build_cnns(stride: int, **overrides: Any) -> nn.Module:

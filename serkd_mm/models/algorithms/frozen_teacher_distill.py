@@ -83,7 +83,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             images of this size all losses are computed once when the
             algorithm is built, so that what does not fit together shows
             before anything is read or trained. None takes the ``img_size``
-            of a transformer; 0 leaves this out.
+            of a transformer; ``tools/train.py`` puts there what the training
+            pipeline puts out. 0 leaves this out.
         data_preprocessor: Config or module of the batch preprocessing.
         kwargs: Further arguments of :class:`mmrazor.SingleTeacherDistill`.
 
