@@ -9,6 +9,9 @@ from .trace import NetworkTrace, TokenSource
 
 # Cells of 2x2 tokens make at least 16 superpixels of a grid of this side.
 _MIN_SIDE = 8
+# Grids of one stride whose borders are cut or padded otherwise: 14 and 16,
+# 17 and 19, 64 and 75.
+_NEAR = 1.35
 
 TokenPair = tuple[TokenSource, TokenSource]
 
@@ -19,8 +22,9 @@ def choose_tokens(
     """Choose the tokens that are compared.
 
     Of equal grids the deepest that makes 16 superpixels of 2x2 tokens, or
-    else the finest one. Without equal grids those nearest in size, on the
-    coarser one of the two.
+    else the finest one. Without equal grids the same of those that differ by
+    at most a third in height and width, without these the two nearest in
+    size, each on the coarser one of the two.
 
     Returns:
         Student's and teacher's tokens, and the grid to compare them on.
@@ -30,17 +34,15 @@ def choose_tokens(
     """
     pairs = [(s, t) for s in student.tokens for t in teacher.tokens]
     equal = [pair for pair in pairs if pair[0].hw == pair[1].hw]
-    fine = [pair for pair in equal if min(pair[0].hw) >= _MIN_SIDE]
+    alike = equal or [pair for pair in pairs if _are_near(pair)]
+    fine = [pair for pair in alike if min(_common(pair)) >= _MIN_SIDE]
     if fine:
-        chosen = min(fine, key=lambda pair: math.prod(pair[0].hw))
-    elif equal:
-        chosen = max(equal, key=lambda pair: math.prod(pair[0].hw))
+        chosen = min(fine, key=_size)
+    elif alike:
+        chosen = max(alike, key=_size)
     elif pairs:
         chosen = min(pairs, key=_mismatch)
-    hw = (0, 0)
-    if pairs:
-        s, t = chosen
-        hw = (min(s.hw[0], t.hw[0]), min(s.hw[1], t.hw[1]))
+    hw = _common(chosen) if pairs else (0, 0)
     if math.prod(hw) < 4:
         raise ValueError(
             'no token grids to compare: the student has '
@@ -48,6 +50,21 @@ def choose_tokens(
             'relations need at least four tokens'
         )
     return chosen, hw
+
+
+def _common(pair: TokenPair) -> tuple[int, int]:
+    """The coarser grid of two, in each direction."""
+    (height, width), (other_height, other_width) = (side.hw for side in pair)
+    return min(height, other_height), min(width, other_width)
+
+
+def _are_near(pair: TokenPair) -> bool:
+    return all(max(c) <= _NEAR * min(c) for c in zip(*(s.hw for s in pair)))
+
+
+def _size(pair: TokenPair) -> tuple[int, int]:
+    """Tokens of the common grid, and of both: more of them, more rest."""
+    return math.prod(_common(pair)), sum(math.prod(side.hw) for side in pair)
 
 
 def _mismatch(pair: TokenPair) -> tuple:

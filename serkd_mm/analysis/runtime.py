@@ -33,7 +33,17 @@ def missing_runtime(cfg: Config) -> dict[str, Any]:
         Entries for the config that builds on it, empty if it has them all.
     """
     host, own = (hub.get_config(path).to_dict() for path in (_HOST, _OWN))
+    if not _judges_top1(cfg.get('val_evaluator')):
+        own['default_hooks']['teacher_check']['min_top1'] = None
     return _missing(own, host, cfg.to_dict())
+
+
+def _judges_top1(evaluator: Any) -> bool:
+    """Whether a validation finds a top-1 that a teacher's can be held to."""
+    if evaluator is None:  # nobody judges
+        return True
+    metrics = evaluator if isinstance(evaluator, list) else [evaluator]
+    return any(unscoped_type(metric) == 'Accuracy' for metric in metrics)
 
 
 def _missing(own: dict, host: dict, given: dict) -> dict:
@@ -44,12 +54,25 @@ def _missing(own: dict, host: dict, given: dict) -> dict:
         there = given.get(key)
         usual = key not in given or (key in host and there == host[key])
         if isinstance(value, dict):
-            part = _missing(value, host.get(key) or {}, there or {})
+            part = None  # which turns a hook off, if that is given
+            if key not in given:
+                # As a whole: parts may need each other.
+                part = _unscoped(value)
+            elif isinstance(there, dict):
+                part = _missing(value, host.get(key) or {}, there)
             if part:
                 found[key] = part
         elif usual and there != value:
             found[key] = value
     return found
+
+
+def _unscoped(part: dict) -> dict:
+    return {
+        key: _unscoped(value) if isinstance(value, dict) else value
+        for key, value in part.items()
+        if key not in _IGNORED
+    }
 
 
 def checked_loading(cfg: Config) -> dict[str, Any]:

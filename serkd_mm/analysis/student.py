@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from mmengine.model import BaseModel
+from mmpretrain.models.classifiers import BaseClassifier
 from mmpretrain.models.heads import DeiTClsHead
 
 from .trace import NetworkTrace
@@ -46,7 +48,13 @@ def student_changes(
             if distilled
             else 'DeiTDistillHead: the labels train both tokens.'
         )
-    elif trace.logits is None:
+    elif _has_second_classifier(network, model):
+        changes['head'] = dict(network.cfg.model.head, distillation=False)
+        notes.append(
+            f'{type(model.head).__name__} is trained without its second '
+            'classifier, for which MMPretrain has no training.'
+        )
+    elif trace.logits is None and not _classifies(model):
         changes.update(_added_head(network, trace))
         notes.append(f'{network.name} has no head: a linear one is added.')
     initial = _initial_weights(network, trace)
@@ -65,6 +73,22 @@ def student_changes(
     return changes, notes
 
 
+def _has_second_classifier(network: ZooNetwork, model: BaseModel) -> bool:
+    """Whether a head, LeViT's say, has a classifier for a teacher's sake."""
+    head = network.cfg.model.get('head')
+    if not head:
+        return False
+    arguments = inspect.signature(type(model.head)).parameters
+    default = getattr(arguments.get('distillation'), 'default', False)
+    return bool(head.get('distillation', default))
+
+
+def _classifies(model: BaseModel) -> bool:
+    """Whether labels train a model though it puts out no single logits."""
+    head = getattr(model, 'head', None)
+    return isinstance(model, BaseClassifier) and hasattr(head, 'num_classes')
+
+
 def _initial_weights(
     network: ZooNetwork, trace: NetworkTrace
 ) -> dict[str, Any] | None:
@@ -73,7 +97,7 @@ def _initial_weights(
     if isinstance(initial, dict) and initial.get('checkpoint') == '':
         checkpoint = network.pretrained or UNKNOWN_WEIGHTS
         return dict(initial, checkpoint=checkpoint)
-    if trace.logits is None and network.checkpoint:
+    if not network.cfg.model.get('head') and network.checkpoint:
         # What the zoo has without a head is there to start from.
         return dict(
             type='Pretrained',

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
 from mmengine.model import BaseModel
-from mmpretrain.models.heads import DeiTClsHead
+from mmpretrain.models.heads import DeiTClsHead, MultiLabelClsHead
 
 from .choose import by, choose_tokens, grid_notes
 from .images import input_size
 from .student import IMAGENET_CLASSES, student_changes
-from .trace import NetworkTrace, TokenSource, trace_network
+from .trace import NetworkTrace, SizeError, TokenSource, trace_network
 from .zoo import ZooNetwork, find_network
 
 # Data and schedule of a student whose config has none.
@@ -94,16 +95,14 @@ def suggest(
         for side in networks
     }
     tokens, hw = choose_tokens(traces['student'], traces['teacher'])
-    no_kd = _no_kd(traces)
+    no_kd = _no_kd(built, traces)
     changes, changed = student_changes(
         networks['student'],
         built['student'],
         traces['student'],
         distilled=no_kd is None,
     )
-    student_logits = _student_logits(
-        built['student'], traces['student'], changes
-    )
+    student_logits = _student_logits(built['student'], traces['student'])
     return Suggestion(
         **networks,
         size=size,
@@ -135,8 +134,14 @@ def _build(network: ZooNetwork, side: str) -> BaseModel:
     except Exception as error:
         raise ValueError(
             f'the {side} {network.name} does not build '
-            f'({type(error).__name__}: {error})'
+            f'({type(error).__name__}: {_said(error)})'
         ) from error
+
+
+def _said(error: Exception) -> str:
+    """Message of an error, the line that raised it where that has none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return str(error) or f'{frames[-1].line} in {frames[-1].name}()'
 
 
 def _trace(
@@ -144,7 +149,7 @@ def _trace(
 ) -> NetworkTrace:
     try:
         return trace_network(model, size)
-    except ValueError as error:
+    except SizeError as error:
         hint = '; its training images have this size: give --size'
         if side == 'teacher':
             hint = (
@@ -153,19 +158,37 @@ def _trace(
                 '--size'
             )
         raise ValueError(f'{side} {network.name}: {error}{hint}') from error
+    except ValueError as error:
+        raise ValueError(f'{side} {network.name}: {error}') from error
 
 
-def _student_logits(
-    model: BaseModel, trace: NetworkTrace, changes: dict[str, Any]
-) -> str | None:
+def _student_logits(model: BaseModel, trace: NetworkTrace) -> str | None:
     """Module with the logits that the teacher is to train."""
     if isinstance(getattr(model, 'head', None), DeiTClsHead):
         return 'head.layers.head_dist'
-    return 'head.fc' if 'head' in changes else trace.logits
+    # That of a head that is added.
+    return trace.logits or 'head.fc'
 
 
-def _no_kd(traces: dict[str, NetworkTrace]) -> str | None:
+def _no_kd(
+    built: dict[str, BaseModel], traces: dict[str, NetworkTrace]
+) -> str | None:
     """Why the logits are not compared, None if they are."""
+    for side in ('teacher', 'student'):
+        head = getattr(built[side], 'head', None)
+        name = type(head).__name__
+        if isinstance(head, MultiLabelClsHead):
+            return (
+                f"No loss_kd: the {side}'s {name} predicts labels of which "
+                'an image can have several, and its logits are no '
+                'distribution over classes.'
+            )
+        if head is not None and traces[side].outputs > 1:
+            return (
+                f"No loss_kd: the {side}'s {name} puts out "
+                f'{traces[side].outputs} tensors, none of which is its '
+                'prediction.'
+            )
     theirs = traces['teacher'].num_classes
     if theirs is None:
         return (

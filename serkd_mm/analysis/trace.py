@@ -17,6 +17,10 @@ BACKBONE = 'backbone'
 HEAD = 'head'
 
 
+class SizeError(ValueError):
+    """A network does not run on images of a size."""
+
+
 @dataclass(frozen=True)
 class TokenSource:
     """A module whose output can be taken as visual tokens.
@@ -48,12 +52,14 @@ class NetworkTrace:
         num_classes: Number of logits.
         features: Shape of the last features, per image, without a
             classification head.
+        outputs: How many tensors the network puts out.
     """
 
     tokens: tuple[TokenSource, ...]
     logits: str | None
     num_classes: int | None
     features: tuple[int, ...] = ()
+    outputs: int = 1
 
 
 @dataclass
@@ -85,8 +91,9 @@ def trace_network(network: nn.Module, size: tuple[int, int]) -> NetworkTrace:
         size: Height and width of the images, in pixels.
 
     Raises:
-        ValueError: If the network has no backbone, does not run at this size,
-            or computes something else on every run.
+        SizeError: If the network does not run at this size.
+        ValueError: If it has no backbone, or computes something else on every
+            run.
     """
     if not isinstance(getattr(network, BACKBONE, None), nn.Module):
         raise ValueError(
@@ -105,9 +112,11 @@ def trace_network(network: nn.Module, size: tuple[int, int]) -> NetworkTrace:
         )
     sources = _token_sources(calls, size)
     logits = _logits(calls, output)
-    last = _tensors(output)[-1]
+    outputs = _tensors(output)
+    last = outputs[-1]
     if logits is None:
-        return NetworkTrace(sources, None, None, tuple(last.shape[1:]))
+        shape = tuple(last.shape[1:])
+        return NetworkTrace(sources, None, None, shape, len(outputs))
     return NetworkTrace(sources, logits, last.shape[1])
 
 
@@ -157,7 +166,7 @@ def _run(network: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
     except Exception as error:
         where = stack[-1].name if stack else ''
         size = 'x'.join(str(s) for s in images.shape[2:])
-        raise ValueError(
+        raise SizeError(
             f'{type(network).__name__} does not run on images of {size} '
             f'pixels, in {where or "its forward"} '
             f'({type(error).__name__}: {error})'

@@ -32,6 +32,10 @@ CNN = trace(112, 56, 28, 14, 7)
         (trace(14), trace(37), (14, 37), 14),
         # 300 pixels: patches of 16 leave a rest, strides of 16 do not.
         (trace(150, 75, 38, 19, 10), trace(18), (19, 18), 18),
+        # The shallow grids differ least, and have tens of thousands of tokens.
+        (trace(150, 75, 38, 19, 10), trace(149, 71, 35, 17, 8), (10, 8), 8),
+        (trace(64, 32, 16, 8), trace(62, 29, 14, 6), (16, 14), 14),
+        (trace(5, 2), trace(4, 1), (5, 4), 4),
         (trace(12), trace(96, 48, 24), (12, 24), 12),
     ],
 )

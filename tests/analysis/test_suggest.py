@@ -22,6 +22,7 @@ DINO = 'vit-small-p14_dinov2-pre_3rdparty'
 DEIT = 'deit-tiny-distilled_3rdparty_in1k'
 RESNET = 'resnet18_8xb32_in1k'
 CIFAR = 'resnet18_8xb16_cifar10'
+CIFAR_CONFIG = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 MAE = 'vit-base-p16_mae-1600e-pre_8xb128-coslr-100e_in1k'
 STUDENT = 'serkd_mm::quickstart/student.py'
 TEACHER = 'serkd_mm::quickstart/teacher.py'
@@ -160,6 +161,31 @@ def test_hooks_and_logs_of_ones_own_stay() -> None:
     assert 'checkpoint' not in missing['default_hooks']
     assert missing['default_hooks']['non_finite'] == dict(type='NonFiniteHook')
     assert 'visualizer' not in missing
+
+
+def test_blocks_that_are_missing_come_as_a_whole() -> None:
+    missing = missing_runtime(Config(dict(default_hooks=dict(timer=None))))
+
+    # A runner does not take one without the other.
+    assert missing['randomness'] == dict(seed=None, deterministic=False)
+    assert 'timer' not in missing['default_hooks']
+    assert '_scope_' not in str(missing)
+
+
+@pytest.mark.parametrize(
+    ('evaluator', 'least'),
+    [
+        (None, 50),
+        (dict(type='mmpretrain.Accuracy'), 50),
+        ([dict(type='SingleLabelMetric'), dict(type='Accuracy')], 50),
+        (dict(type='AveragePrecision'), None),
+    ],
+)
+def test_a_teacher_is_held_to_a_top1_only_where_one_is_found(
+    evaluator: Any, least: int | None
+) -> None:
+    hooks = missing_runtime(Config(dict(val_evaluator=evaluator)))
+    assert hooks['default_hooks']['teacher_check']['min_top1'] == least
 
 
 @pytest.mark.parametrize('student', [STUDENT, RESNET])
@@ -314,6 +340,73 @@ def test_the_text_is_in_the_style_of_the_configs(
 
 
 # -- pairs that cannot be ---------------------------------------------------
+
+
+def classifier(path: Path, head: dict, **backbone: Any) -> str:
+    base = read_config(CIFAR_CONFIG)
+    base.model.head = head
+    base.model.backbone.update(backbone)
+    base.dump(path)
+    return str(path)
+
+
+def test_labels_of_which_there_are_several_leave_the_logits_out(
+    tmp_path: Path,
+) -> None:
+    head = dict(type='MultiLabelLinearClsHead', num_classes=4, in_channels=512)
+    config = classifier(tmp_path / 'labels.py', head)
+    for pair, side in (
+        ((config, CIFAR), 'teacher'),
+        ((CIFAR, config), 'student'),
+    ):
+        suggestion = suggest(*pair)
+        said = f"the {side}'s MultiLabelLinearClsHead predicts labels of which"
+        assert said in notes(suggestion)
+        assert suggestion.student_logits is None
+
+
+def test_a_head_of_several_outputs_leaves_the_logits_out() -> None:
+    conformer = 'conformer-tiny-p16_3rdparty_in1k'
+    for pair, side in (
+        ((conformer, RESNET), 'teacher'),
+        ((RESNET, conformer), 'student'),
+    ):
+        suggestion = suggest(*pair)
+        said = f"the {side}'s ConformerHead puts out 2 tensors"
+        assert said in notes(suggestion)
+        # Labels train it as it is.
+        assert suggestion.changes == {}
+
+
+@pytest.mark.parametrize(
+    ('student', 'logits'),
+    [
+        ('levit-128s_3rdparty_in1k', 'head'),
+        ('efficientformer-l1_3rdparty_8xb128_in1k', 'head'),
+    ],
+)
+def test_a_head_trains_without_the_classifier_of_a_teacher(
+    student: str, logits: str
+) -> None:
+    suggestion = suggest(RESNET, student)
+    assert suggestion.changes['head']['distillation'] is False
+    assert 'without its second classifier' in notes(suggestion)
+    assert suggestion.student_logits == logits
+
+
+def test_a_network_that_does_not_build_says_where(tmp_path: Path) -> None:
+    head = dict(type='LinearClsHead', num_classes=10, in_channels=512)
+    config = classifier(tmp_path / 'bad.py', head, num_stages=5)
+    with pytest.raises(ValueError, match='does not build') as error:
+        suggest(RESNET, config)
+    # The host's assertion has no message of its own.
+    assert '(AssertionError: assert ' in str(error.value)
+
+
+def test_a_size_does_not_help_a_network_without_backbone() -> None:
+    with pytest.raises(ValueError, match='no module named') as error:
+        suggest(RESNET, 'resnet50-arcface_inshop')
+    assert '--size' not in str(error.value)
 
 
 def test_a_student_that_labels_cannot_train_is_refused() -> None:
