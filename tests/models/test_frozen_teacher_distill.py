@@ -585,12 +585,18 @@ def build_from(path: str | None, **overrides: Any) -> nn.Module:
     [
         lambda weights: weights,
         lambda weights: {'state_dict': weights, 'meta': {'epoch': 3}},
+        # As DeiT's own code and others write them.
+        lambda weights: {'model': weights, 'epoch': 3},
+        lambda weights: {'model_state_dict': weights, 'optimizer': {}},
         lambda weights: {f'module.{k}': v for k, v in weights.items()},
         lambda weights: {
             'state_dict': {f'module.{k}': v for k, v in weights.items()}
         },
     ],
-    ids=['bare', 'checkpoint', 'wrapped', 'wrapped checkpoint'],
+    ids=[
+        *('bare', 'checkpoint', 'DeiT', 'model_state_dict', 'wrapped'),
+        'wrapped checkpoint',
+    ],
 )
 def test_every_weight_of_the_checkpoint_arrives(
     tmp_path: Path, pack: Callable
@@ -761,6 +767,12 @@ def test_one_object_as_teacher_and_student_is_refused() -> None:
 
     with pytest.raises(ValueError, match='one object; build two models'):
         build(architecture=student, teacher=student)
+
+
+@pytest.mark.parametrize('key', ['train_cfg', 'head'])
+def test_a_setting_of_the_student_is_sent_there(key: str) -> None:
+    with pytest.raises(TypeError, match=f'write model.architecture.{key}$'):
+        build(**{key: dict(augments=dict(type='Mixup', alpha=0.2))})
 
 
 def test_a_trainable_teacher_is_refused() -> None:

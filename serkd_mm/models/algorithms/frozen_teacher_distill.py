@@ -33,6 +33,9 @@ from .teacher import (
     load_teacher_weights,
 )
 
+# What a classifier has, and the algorithm around it has not.
+_OF_STUDENT = {'backbone', 'head', 'neck', 'pretrained', 'train_cfg'}
+
 
 @MODELS.register_module()
 class FrozenTeacherDistill(SingleTeacherDistill):
@@ -90,8 +93,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     Raises:
         FileNotFoundError: If ``teacher_ckpt`` names a file that is not there.
-        TypeError: If a setting or the weight of a loss has a wrong type, or a
-            head reads other tokens than its backbone puts out.
+        TypeError: If a setting or the weight of a loss has a wrong type, a
+            setting belongs to the student, or a head reads other tokens than
+            its backbone puts out.
         ValueError: If the teacher has no checkpoint, the checkpoint does not
             fit, teacher and student are one object or have other classes and
             their logits are compared, a loss of hard labels gets soft ones,
@@ -135,6 +139,12 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             raise TypeError(
                 'teacher_compile must be True, False or a dict of options of '
                 f'torch.compile, got {teacher_compile!r}'
+            )
+        misplaced = sorted(_OF_STUDENT.intersection(kwargs))
+        if misplaced:
+            raise TypeError(
+                f'model.{misplaced[0]} belongs to the student; write '
+                f'model.architecture.{misplaced[0]}'
             )
         check_parts(
             architecture=architecture, teacher=teacher, distiller=distiller

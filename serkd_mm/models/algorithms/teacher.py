@@ -116,7 +116,8 @@ def load_teacher_weights(
     Args:
         teacher: Model to load into, on any device.
         teacher_ckpt: Path or URL. The file holds a state dict, bare or under
-            ``state_dict``, with or without the ``module.`` prefix of wrappers.
+            ``state_dict``, ``model`` or ``model_state_dict``, with or without
+            the ``module.`` prefix of wrappers.
         revise_keys: Pairs of a pattern and its replacement, applied to every
             key one after the other as :func:`mmengine.runner.load_checkpoint`
             does.
@@ -128,7 +129,7 @@ def load_teacher_weights(
     checkpoint = CheckpointLoader.load_checkpoint(
         teacher_ckpt, map_location='cpu'
     )
-    saved = checkpoint.get('state_dict', checkpoint)
+    saved = _weights_of(checkpoint)
     weights = OrderedDict()
     for key, value in saved.items():
         key = key.removeprefix('module.')
@@ -167,6 +168,16 @@ def load_teacher_weights(
             'with, or rename its keys with model.teacher_revise_keys'
         )
     print_log(f'Teacher weights loaded from {teacher_ckpt}', logger='current')
+
+
+def _weights_of(checkpoint: dict) -> dict:
+    """State dict of a file, whichever library wrote it."""
+    for name in ('state_dict', 'model', 'model_state_dict'):
+        found = checkpoint.get(name)
+        # A network may have a part of such a name.
+        if isinstance(found, dict):
+            return found
+    return checkpoint
 
 
 def _first(kind: str, names: Iterable[str], count: int = 4) -> str:
