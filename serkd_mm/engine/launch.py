@@ -241,6 +241,9 @@ def build_runner(cfg: Config) -> Runner:
     Every run counts the broken images that it replaces.
     """
     cfg.setdefault('default_scope', 'mmpretrain')
+    if isinstance(cfg.get('randomness'), dict):
+        # The host demands it, though none is its own default.
+        cfg.randomness.setdefault('seed', None)
     build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
     runner: Runner = build(cfg)
     runner.register_hook(BrokenImagesHook())

@@ -22,6 +22,7 @@ from torch.distributed.elastic.multiprocessing.errors import (
 from torch.nn.parallel import DistributedDataParallel
 
 from serkd_mm.engine.launch import (
+    build_runner,
     clean_exit,
     fill_input_size,
     leave_teacher_out,
@@ -104,6 +105,13 @@ def test_an_epoch_without_batches_does_not_begin(tmp_path: Path) -> None:
         train(cfg)
 
     assert not list(tmp_path.glob('**/*.pth'))
+
+
+def test_randomness_needs_no_seed(tmp_path: Path) -> None:
+    cfg = Config.fromfile(CONFIGS / 'quickstart' / 'student.py')
+    cfg.work_dir = str(tmp_path)
+    cfg.randomness = dict(diff_rank_seed=False)
+    assert isinstance(build_runner(cfg).seed, int)
 
 
 def test_what_does_not_fit_shows_before_data_is_read(tmp_path: Path) -> None:

@@ -183,7 +183,8 @@ def test_without_top1_there_is_no_reaching_the_minimum(
     cfg = validation(labelled(model.teacher, right=20))
     cfg['val_evaluator'] = dict(type='Accuracy', topk=(2,))
 
-    with pytest.raises(ValueError, match='accuracy/top2 100, but min_top1'):
+    match = 'top2 100; none of these is the top1 that min_top1=1 is for: add'
+    with pytest.raises(ValueError, match=match):
         check(tmp_path, model, hook=dict(min_top1=1), **cfg)
 
 
