@@ -25,6 +25,11 @@ _ERROR = re.compile(r'(\[rank\d+\]:? )?(error|[\w.]+(Error|Exception)): .')
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
+# Checkpoints that stay of a run whose config does not say how many: to go on
+# from the one before where the newest cannot be read.
+KEPT_CHECKPOINTS = 2
+
+
 @dataclass(frozen=True)
 class Run:
     """An experiment with a seed, in a folder of its own.
@@ -50,6 +55,8 @@ class Run:
     def config(self, teacher: str | None = None) -> Config:
         """The config to train.
 
+        A sweep is for its table: of every run the last checkpoints stay.
+
         Args:
             teacher: Checkpoint of the study's teacher, set where the config
                 has a teacher.
@@ -59,6 +66,9 @@ class Run:
             cfg.merge_from_dict(dict.fromkeys(self.seed_keys, self.seed))
         if teacher is not None and has_teacher(cfg):
             cfg.model.teacher_ckpt = teacher
+        checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
+        if checkpoint:
+            checkpoint.setdefault('max_keep_ckpts', KEPT_CHECKPOINTS)
         return cfg
 
     def record(self) -> dict[str, Any] | None:

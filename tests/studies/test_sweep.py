@@ -17,7 +17,7 @@ import pytest
 from serkd_mm.studies import Run, Study, Sweep, runs_of
 from serkd_mm.studies import sweep as sweep_module
 from serkd_mm.studies.process import RunError, lock, slot_environment
-from serkd_mm.studies.runs import file_digest, finished_curve
+from serkd_mm.studies.runs import file_digest, fingerprint, finished_curve
 
 from .fakes import (
     FakeLauncher,
@@ -88,6 +88,28 @@ def test_a_second_sweep_trains_nothing(study: Study, tmp_path: Path) -> None:
 
     assert len(starts(tmp_path)) == 4
     assert record(study, tmp_path, 'a', 1) == before
+
+
+@pytest.mark.parametrize(
+    ('given', 'kept'), [({}, 2), (dict(max_keep_ckpts=5), 5)]
+)
+def test_a_run_keeps_its_last_checkpoints(
+    given: dict, kept: int, study: Study, tmp_path: Path
+) -> None:
+    # Of a hundred epochs each of a dozen experiments the disk would be full.
+    path = tmp_path / 'a.py'
+    hook = dict(type='CheckpointHook', **given)
+    path.write_text(
+        f'{path.read_text()}\ndefault_hooks = dict(checkpoint={hook})\n'
+    )
+    run = run_of(study, tmp_path, 'a', 1)
+    before = fingerprint(run.experiment, None)
+
+    assert run.config().default_hooks.checkpoint.max_keep_ckpts == kept
+
+    # It decides no result.
+    assert fingerprint(run.experiment, None) == before
+    assert run_of(study, tmp_path, 'b', 1).config() is not None
 
 
 def test_a_failed_run_is_reported_and_the_others_go_on(
