@@ -68,7 +68,8 @@ def config_errors(cfg: Config) -> Iterator[None]:
             raise
         hint = near_name(error, _frames(error)) or _loading_hint(error)
         if hint:
-            error.args = (f'{str(error.args[0]).rstrip()}{hint}',)
+            said = str(error.args[0]).rstrip() if error.args else ''
+            error.args = (f'{said}{hint}',)
         path = _locate(error, original)
         noted = error if path is None else _add(error, path, original)
         if noted is error:

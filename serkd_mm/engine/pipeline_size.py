@@ -22,12 +22,18 @@ def pipeline_of(dataset: Any) -> list[dict]:
     Wrappers, such as RepeatDataset or ConcatDataset, are looked through.
 
     Args:
-        dataset: Config of a dataset, None for none.
+        dataset: Config of a dataset; of anything else nothing is known.
+
+    Returns:
+        Their configs, empty where the dataset has none.
     """
-    dataset = dataset or {}
-    while 'dataset' in dataset or 'datasets' in dataset:
-        dataset = dataset.get('dataset') or dataset['datasets'][0]
-    return dataset.get('pipeline', [])
+    while isinstance(dataset, dict):
+        parts = [dataset.get('dataset'), *(dataset.get('datasets') or ())]
+        inner = next((part for part in parts if part), None)
+        if inner is None:
+            return dataset.get('pipeline') or []
+        dataset = inner
+    return []
 
 
 def pipeline_size(pipeline: list[dict]) -> tuple[int, int]:

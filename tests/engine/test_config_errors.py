@@ -11,6 +11,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, DefaultScope
 from mmengine.runner import Runner
@@ -138,6 +139,16 @@ def test_an_error_that_keeps_its_own_text_is_wrapped() -> None:
     assert str(error.value).startswith('FileNotFoundError: [Errno 2] No such')
     assert '[config: model.architecture.head = ' in str(error.value)
     assert error.value.__cause__ is missing
+
+
+def test_loading_that_fails_without_a_word_gets_one() -> None:
+    class Silent(LoadImageFromFile):
+        def transform(self, results: dict) -> dict:
+            raise AssertionError
+
+    with pytest.raises(AssertionError) as error, config_errors(config()):
+        Silent()(dict(img_path='a.jpg'))
+    assert "write dict(type='LoadCheckedImage') instead" in str(error.value)
 
 
 def test_faults_of_files_are_no_mistakes_in_the_config() -> None:

@@ -37,6 +37,8 @@ from tests.models.builders import (
     cnn_distiller,
 )
 
+from .runs import Points
+
 LAUNCHER = Path(__file__).parents[2] / 'tools' / 'launch.py'
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -150,6 +152,8 @@ def test_the_size_is_that_of_the_training_pipeline() -> None:
         dict(model=dict(type='ImageClassifier')),
         dict(model=None),
         dict(train_dataloader=None),
+        dict(train_dataloader=dict(dataset=Points())),
+        dict(train_dataloader=dict(dataset=dict(datasets=[]))),
         dict(
             train_dataloader=dict(
                 dataset=dict(pipeline=[dict(type='PackInputs')])

@@ -82,17 +82,14 @@ class TeacherCheckHook(Hook):
             runner.visualizer.add_scalars({TOP1: top1}, step=runner.iter)
         if self.min_top1 is None or (top1 or 0) >= self.min_top1:
             return
-        if top1 is None:
-            raise ValueError(
-                f'{text}; none of these is the top1 that min_top1='
-                f"{self.min_top1} is for: add dict(type='Accuracy') to "
-                'val_evaluator, or set '
-                'default_hooks.teacher_check.min_top1=None'
-            )
-        text = (
-            f'{text}, but min_top1={self.min_top1}; check model.teacher_ckpt, '
-            'the normalisation and the order of the classes, or set '
+        text += (
+            f', but min_top1={self.min_top1}; check model.teacher_ckpt, the '
+            'normalisation and the order of the classes, or set '
             'default_hooks.teacher_check.min_top1'
+            if names
+            else f'; none of these is the top1 that min_top1={self.min_top1} '
+            "is for: add dict(type='Accuracy') to val_evaluator, or set "
+            'default_hooks.teacher_check.min_top1=None'
         )
         if model.teacher_ckpt is not None:
             raise ValueError(text)

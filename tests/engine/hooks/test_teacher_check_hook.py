@@ -183,9 +183,13 @@ def test_without_top1_there_is_no_reaching_the_minimum(
     cfg = validation(labelled(model.teacher, right=20))
     cfg['val_evaluator'] = dict(type='Accuracy', topk=(2,))
 
-    match = 'top2 100; none of these is the top1 that min_top1=1 is for: add'
-    with pytest.raises(ValueError, match=match):
-        check(tmp_path, model, hook=dict(min_top1=1), **cfg)
+    said = 'top2 100; none of these is the top1 that min_top1=1 is for: add'
+    with pytest.raises(ValueError, match=said):
+        check(tmp_path / 'a', model, hook=dict(min_top1=1), **cfg)
+
+    model.teacher_ckpt = None  # as in a dry run
+    check(tmp_path / 'b', model, hook=dict(min_top1=1), **cfg)
+    assert said in log(tmp_path / 'b')
 
 
 def test_a_random_teacher_of_a_dry_run_is_only_warned_about(
