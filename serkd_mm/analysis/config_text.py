@@ -17,6 +17,9 @@ from .suggest import IMAGENET, Suggestion
 from .trace import TokenSource
 from .zoo import ZooNetwork
 
+# Arguments of losses and the networks that they come from.
+_SIDES = {'preds_S': 'student', 'preds_T': 'teacher'}
+
 
 def config_text(suggestion: Suggestion, out: Path | None = None) -> str:
     """Write a suggestion as a config.
@@ -185,23 +188,31 @@ def _losses(suggestion: Suggestion) -> dict:
 def _mappings(suggestion: Suggestion) -> dict:
     mappings = {}
     if suggestion.teacher_logits:
-        mappings['loss_kd'] = _pair('logits')
-    mappings['loss_feature'] = _pair('tokens', 'tokens', connector_idx=0)
-    mappings['loss_distance'] = _pair('tokens', 'superpixels')
-    mappings['loss_angle'] = _pair('tokens', 'superpixels')
+        mappings['loss_kd'] = {
+            argument: dict(recorder='logits', from_student=side == 'student')
+            for argument, side in _SIDES.items()
+        }
+    feature = _token_pair(suggestion, 'tokens')
+    for record in feature.values():
+        record['connector_idx'] = 0
+    mappings['loss_feature'] = feature
+    mappings['loss_distance'] = _token_pair(suggestion, 'superpixels')
+    mappings['loss_angle'] = _token_pair(suggestion, 'superpixels')
     return mappings
 
 
-def _pair(recorder: str, connector: str = '', **extra: Any) -> dict:
-    """The same record of both networks."""
+def _token_pair(suggestion: Suggestion, connector: str) -> dict[str, dict]:
+    """The tokens of both networks, through a connector each."""
     arguments = {}
-    for argument, side in (('preds_S', 'student'), ('preds_T', 'teacher')):
+    for argument, side in _SIDES.items():
         record: dict[str, Any] = dict(
-            recorder=recorder, from_student=side == 'student'
+            recorder='tokens', from_student=side == 'student'
         )
-        if connector:
-            record['connector'] = f'{side}_{connector}'
-        arguments[argument] = {**record, **extra}
+        source: TokenSource = getattr(suggestion, f'{side}_tokens')
+        if source.index is not None:
+            record['data_idx'] = source.index
+        record['connector'] = f'{side}_{connector}'
+        arguments[argument] = record
     return arguments
 
 

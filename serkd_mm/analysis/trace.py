@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ class TokenSource:
         num_prefix_tokens: Tokens in front of the visual ones.
         is_map: Whether the output is a map ``(B, C, H, W)``, else it is a
             sequence ``(B, L, C)``.
+        index: Which of several outputs it is; None of a single one.
     """
 
     source: str
@@ -39,6 +40,7 @@ class TokenSource:
     channels: int
     num_prefix_tokens: int
     is_map: bool
+    index: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,12 @@ class NetworkTrace:
 
 @dataclass
 class _Call:
-    """One call of a module: what called it, what it put out."""
+    """One output of a module's call: what called it, what it put out."""
 
     name: str
     caller: str
     sequential: bool
+    index: int | None = None
     shape: tuple[int, ...] = ()
     prefix: int = 0
     logits: Tensor | None = None
@@ -80,10 +83,11 @@ def trace_network(network: nn.Module, size: tuple[int, int]) -> NetworkTrace:
 
     A grid's tokens are taken from the last module that the backbone itself
     calls and whose output has that grid: a stage, a block, a final norm. A
-    stage that ends in another grid, or returns more than a tensor, is asked
-    for its last block. Prefix tokens are the leading positions of the first
-    sequence of a length that are the same in both images: a class token is
-    no function of the image before the first attention.
+    stage that ends in another grid, or returns no tensor, is asked for its
+    last block too; of several tensors each counts. Prefix tokens are the
+    leading positions of the first sequence of a length that are the same in
+    both images: a class token is no function of the image before the first
+    attention.
 
     Args:
         network: Model with a ``backbone`` and, to classify, a ``head``. It is
@@ -143,15 +147,23 @@ def _run(network: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
 
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
         call = stack.pop()
-        _note_prefix(output, lengths)
+        if isinstance(output, (tuple, list)):
+            for index, item in enumerate(output):
+                note(replace(call, index=index), item)
+        else:
+            note(call, output)
+
+    def note(call: _Call, output: Any) -> None:
         calls.append(call)
         if not isinstance(output, Tensor):
             return
+        _note_prefix(output, lengths)
         call.shape = tuple(output.shape)
         if output.dim() == 3:
             call.prefix = lengths[output.shape[1]]
         if output.dim() == 2 and call.name.startswith(HEAD):
-            call.logits = output
+            # What is recorded is the module's whole output.
+            call.logits = output if call.index is None else None
 
     hooks = []
     for name, module in network.named_modules():
@@ -191,7 +203,7 @@ def _token_sources(
     calls: list[_Call], size: tuple[int, int]
 ) -> tuple[TokenSource, ...]:
     """The last source of every grid, in the order of the forward."""
-    times = Counter(call.name for call in calls)
+    times = Counter((call.name, call.index) for call in calls)
     parts = {call.name for call in calls if call.caller == BACKBONE}
     # A sequence of sequences is a list of stages.
     lists = {c.name for c in calls if c.sequential and c.name in parts}
@@ -199,7 +211,7 @@ def _token_sources(
     by_grid: dict[tuple[int, int], TokenSource] = {}
     for call in calls:
         # Several calls of a module are several records.
-        if call.name in parts and times[call.name] == 1:
+        if call.name in parts and times[call.name, call.index] == 1:
             for tokens in _stage_tokens(call, calls, size):
                 by_grid.pop(tokens.hw, None)
                 by_grid[tokens.hw] = tokens
@@ -237,7 +249,9 @@ def _tokens_of(call: _Call, size: tuple[int, int]) -> TokenSource | None:
         return None
     if hw is None or hw[0] * hw[1] < 2 or not _is_grid_of(hw, size):
         return None
-    return TokenSource(call.name, hw, channels, call.prefix, is_map)
+    return TokenSource(
+        call.name, hw, channels, call.prefix, is_map, call.index
+    )
 
 
 def _grid(count: int, size: tuple[int, int]) -> tuple[int, int] | None:

@@ -394,6 +394,18 @@ def test_a_head_trains_without_the_classifier_of_a_teacher(
     assert suggestion.student_logits == logits
 
 
+def test_tokens_among_several_outputs_are_picked(tmp_path: Path) -> None:
+    suggestion = suggest('hrnet-w18_3rdparty_8xb32_in1k', RESNET)
+
+    mappings = load(
+        suggestion, tmp_path / 'pair.py'
+    ).model.distiller.loss_forward_mappings
+    for name in ('loss_feature', 'loss_distance', 'loss_angle'):
+        assert mappings[name].preds_T.data_idx == 2
+        assert 'data_idx' not in mappings[name].preds_S
+    assert 'data_idx' not in mappings.loss_kd.preds_T
+
+
 def test_a_network_that_does_not_build_says_where(tmp_path: Path) -> None:
     head = dict(type='LinearClsHead', num_classes=10, in_channels=512)
     config = classifier(tmp_path / 'bad.py', head, num_stages=5)

@@ -28,7 +28,7 @@ def trace(cfg: dict, size: tuple[int, int] = SIZE) -> NetworkTrace:
 
 
 # What people would write by hand, see the README.
-BY_HAND = {
+BY_HAND: dict[str, list[tuple]] = {
     'resnet18_8xb32_in1k': [
         ('backbone.relu', 112, 64),
         ('backbone.layer1', 56, 64),
@@ -49,6 +49,21 @@ BY_HAND = {
         ('backbone.stages.2.blocks.5', 14, 384),
         ('backbone.norm3', 7, 768),
     ],
+    # Blocks return tokens and their grid.
+    'mvitv2-tiny_3rdparty_in1k': [
+        ('backbone.blocks.0', 56, 96, 0),
+        ('backbone.blocks.2', 28, 192, 0),
+        ('backbone.blocks.7', 14, 384, 0),
+        ('backbone.norm3', 7, 768),
+    ],
+    # A stage is a list of maps.
+    'hrnet-w18_3rdparty_8xb32_in1k': [
+        ('backbone.bn1', 112, 64),
+        ('backbone.stage4', 56, 18, 0),
+        ('backbone.stage4', 28, 36, 1),
+        ('backbone.stage4', 14, 72, 2),
+        ('backbone.stage4', 7, 144, 3),
+    ],
     # Stages end in the next one's grid.
     'tinyvit-5m_3rdparty_in1k': [
         ('backbone.stages.0.blocks.1', 56, 64),
@@ -63,9 +78,10 @@ BY_HAND = {
 def test_the_last_module_of_every_grid_is_found(name: str) -> None:
     found = trace_network(get_model(name), (224, 224))
 
-    assert [(t.source, t.hw[0], t.channels) for t in found.tokens] == BY_HAND[
-        name
-    ]
+    expected = [(*part, None)[:4] for part in BY_HAND[name]]
+    assert [
+        (t.source, t.hw[0], t.channels, t.index) for t in found.tokens
+    ] == expected
     assert all(t.hw[0] == t.hw[1] for t in found.tokens)
     assert {t.num_prefix_tokens for t in found.tokens} == {0}
     assert (found.logits, found.num_classes) == ('head.fc', 1000)
