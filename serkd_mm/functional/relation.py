@@ -47,8 +47,8 @@ def distance_loss(
 
     ``'auto'`` takes for ``normalize='image'`` what it takes in
     :func:`angle_loss`, else ``'reference'``, which is the readable version
-    and the one to differentiate twice, or by ``torch.func``. Their
-    tolerances are those of :func:`angle_loss`.
+    and the one to differentiate twice. Their tolerances are those of
+    :func:`angle_loss`.
 
     Args:
         student: Student tokens, ``(B, K, Cs)``.
@@ -119,10 +119,10 @@ def angle_loss(student: Tensor, teacher: Tensor, impl: str = 'auto') -> Tensor:
 
     ``'auto'`` takes ``'triton'`` for CUDA tensors where Triton is installed
     and its limits hold, else ``'chunked'``. ``'reference'`` is the readable
-    version and the one to differentiate twice, or by ``torch.func``. Value
-    and gradient of all three lie within 5e-5 of those of float64, of the
-    largest entry for the gradient; among tokens that are a thousand times
-    closer together than to the others, within 1e-3.
+    version, the one to differentiate twice, and what ``'auto'`` takes under
+    ``torch.func``. Value and gradient of all three lie within 5e-5 of those
+    of float64, of the largest entry for the gradient; among tokens that are a
+    thousand times closer together than to the others, within 1e-3.
 
     Args:
         student: Student tokens, ``(B, K, Cs)``.

@@ -19,6 +19,9 @@ from .triton_build import compiler_found, triton_installed
 IMPLS = ('auto', 'reference', 'chunked', 'triton')
 NORMALIZE = ('image', 'batch')
 
+# PyTorch 2.1 has no such question.
+_is_compiling = getattr(torch.compiler, 'is_compiling', None)
+
 __all__ = [
     'IMPLS',
     'angle_loss_chunked',
@@ -68,8 +71,9 @@ def select_impl(
     ``'auto'`` is ``'triton'`` for CUDA tensors of up to 256 tokens that are
     computed in float32, where Triton, a C compiler and Python's header are
     installed and the device is one that Triton compiles for (capability 7.0),
-    else ``'chunked'``. Any other valid name is returned as it is: an explicit
-    choice that cannot run raises where it is called.
+    else ``'chunked'``; under the transforms of ``torch.func``, which take
+    neither of them, ``'reference'``. Any other valid name is returned as it
+    is: an explicit choice that cannot run raises where it is called.
 
     Args:
         impl: ``'auto'``, ``'reference'``, ``'chunked'`` or ``'triton'``.
@@ -87,6 +91,8 @@ def select_impl(
     check_impl(impl)
     if impl != 'auto':
         return impl
+    if _in_torch_func():
+        return 'reference'
     sides = (student,) if teacher is None else (student, teacher)
     fits = (
         all(side.is_cuda for side in sides)
@@ -97,3 +103,14 @@ def select_impl(
         and torch.cuda.get_device_properties(student.device).major >= 7
     )
     return 'triton' if fits else 'chunked'
+
+
+def _in_torch_func() -> bool:
+    """Whether a transform of ``torch.func`` is calling, ``grad`` or ``vmap``.
+
+    Its answer would break a graph of ``torch.compile``, whose own transforms
+    are not looked for.
+    """
+    if _is_compiling is not None and _is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active()

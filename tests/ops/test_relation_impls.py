@@ -451,6 +451,21 @@ class OnCuda:
         self.dtype = dtype
 
 
+@pytest.mark.parametrize('loss', [angle_loss, distance_loss])
+def test_auto_takes_what_torch_func_can_transform(loss):
+    student = torch.randn(3, 2, 5, 4)
+    teacher = torch.randn(3, 2, 5, 6)
+    expected = student.clone().requires_grad_()
+    values = torch.stack([loss(s, t) for s, t in zip(expected, teacher)])
+    values.sum().backward()
+
+    mapped = torch.vmap(torch.func.grad_and_value(loss))
+    gradients, found = mapped(student, teacher)
+
+    torch.testing.assert_close(found, values.detach())
+    torch.testing.assert_close(gradients, expected.grad)
+
+
 def test_auto_on_cuda(monkeypatch):
     monkeypatch.setattr(ops, 'triton_installed', lambda: True)
     monkeypatch.setattr(ops, 'compiler_found', lambda: True)
