@@ -37,7 +37,9 @@ def check_data(cfg: Config, names: Iterable[str]) -> None:
     head_classes = _head_classes(cfg)
     first: tuple[str, list[str]] | None = None
     for name in names:
-        for key, dataset in _leaves(f'{name}.dataset', _dataset(cfg, name)):
+        for key, dataset in leaf_configs(
+            f'{name}.dataset', _dataset(cfg, name)
+        ):
             _check_pipeline(key, dataset)
             count = _class_count(dataset)
             in_folder = unscoped_type(dataset) in FOLDER_DATASETS
@@ -100,15 +102,20 @@ def _check_pipeline(key: str, dataset: dict) -> None:
     )
 
 
-def _leaves(key: str, dataset: Any) -> Iterator[tuple[str, dict]]:
-    """Configs of the datasets inside wrappers, with their keys."""
+def leaf_configs(key: str, dataset: Any) -> Iterator[tuple[str, dict]]:
+    """Configs of the datasets inside wrappers, with their keys.
+
+    Args:
+        key: Config key of the dataset.
+        dataset: Its config; anything else has no leaves.
+    """
     if not isinstance(dataset, dict):
         return
     if 'datasets' in dataset and isinstance(dataset['datasets'], list):
         for index, part in enumerate(dataset['datasets']):
-            yield from _leaves(f'{key}.datasets.{index}', part)
+            yield from leaf_configs(f'{key}.datasets.{index}', part)
     elif 'dataset' in dataset:
-        yield from _leaves(f'{key}.dataset', dataset['dataset'])
+        yield from leaf_configs(f'{key}.dataset', dataset['dataset'])
     else:
         yield key, dataset
 

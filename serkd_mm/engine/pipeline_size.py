@@ -10,6 +10,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
+from .data_checks import leaf_configs
 from .run_config import unscoped_type
 
 # Two images of other sizes and ratios: what both become is the output size.
@@ -27,13 +28,8 @@ def pipeline_of(dataset: Any) -> list[dict]:
     Returns:
         Their configs, empty where the dataset has none.
     """
-    while isinstance(dataset, dict):
-        parts = [dataset.get('dataset'), *(dataset.get('datasets') or ())]
-        inner = next((part for part in parts if part), None)
-        if inner is None:
-            return dataset.get('pipeline') or []
-        dataset = inner
-    return []
+    leaves = leaf_configs('dataset', dataset)
+    return next((leaf.get('pipeline') or [] for _, leaf in leaves), [])
 
 
 def pipeline_size(pipeline: list[dict]) -> tuple[int, int]:
