@@ -427,6 +427,46 @@ def test_logits_that_a_loss_of_labels_compares_are_counted(loss: str) -> None:
     assert 0 <= float(model.loss(inputs, samples)['agreement']) <= 1
 
 
+@pytest.mark.parametrize(
+    ('key', 'side'), [('architecture', 'student'), ('teacher', 'teacher')]
+)
+def test_no_softmax_over_labels_that_are_each_a_yes_or_no(
+    key: str, side: str
+) -> None:
+    distiller = distiller_config(losses=('loss_kd',))
+    for recorders in ('student_recorders', 'teacher_recorders'):
+        distiller[recorders] = dict(logits=recorder('head.fc'))
+    cfg = dict(architecture=cnn_config(), teacher=cnn_config())
+    cfg[key]['head']['type'] = 'MultiLabelLinearClsHead'
+    cfg['distiller'] = distiller
+    with pytest.raises(
+        ValueError,
+        match=rf"loss_kd \(KLDivergence\) .* the {side}'s "
+        r'MultiLabelLinearClsHead predicts .*L2Loss\(normalize=False',
+    ):
+        build(**cfg)
+
+
+def test_yes_or_no_labels_are_compared_one_by_one() -> None:
+    """What the message above advises."""
+    student = cnn_config()
+    student['head']['type'] = 'MultiLabelLinearClsHead'
+    distiller = distiller_config(losses=('loss_kd',))
+    distiller['student_recorders'] = dict(logits=recorder('head.fc'))
+    distiller['distill_losses']['loss_kd'] = dict(
+        type='L2Loss', normalize=False, div_element=True
+    )
+    distiller['loss_forward_mappings']['loss_kd'] = dict(
+        s_feature=dict(recorder='logits', from_student=True),
+        t_feature=dict(recorder='logits', from_student=False),
+    )
+    model = build(architecture=student, distiller=distiller)
+    inputs, samples = batch()
+    for sample in samples:
+        sample.set_gt_score(torch.eye(CLASSES)[sample.gt_label].squeeze(0))
+    assert losses_of(model, inputs, samples)['distill.loss_kd'] > 0
+
+
 def test_hard_labels_of_another_place_are_left_alone() -> None:
     cfg = hard_label_config('DKDLoss', MIXED)
     architecture = MODELS.build(

@@ -5,26 +5,46 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mmpretrain.models.heads import MultiLabelClsHead
 from mmrazor.models.distillers import ConfigurableDistiller
-from mmrazor.models.losses import WSLD, DKDLoss
+from mmrazor.models.losses import (
+    WSLD,
+    DISTLoss,
+    DKDLoss,
+    KDSoftCELoss,
+    KLDivergence,
+)
 from mmrazor.models.task_modules import ModuleOutputsRecorder
 from torch import nn
 
+from ..losses import HardDistillLoss
+
 if TYPE_CHECKING:
     from .frozen_teacher_distill import FrozenTeacherDistill
+
+# Losses that take logits for those of a softmax over classes.
+_SOFTMAX_LOSSES = (
+    KLDivergence,
+    KDSoftCELoss,
+    DISTLoss,
+    DKDLoss,
+    WSLD,
+    HardDistillLoss,
+)
 
 
 def check_classes(algorithm: FrozenTeacherDistill) -> None:
     """Refuse classes and labels that do not fit together.
 
     Raises:
-        ValueError: If a loss compares logits of other classes, or needs hard
-            labels and gets soft ones, or soft labels have other classes than
-            the student.
+        ValueError: If a loss compares logits of other classes or of several
+            labels per image, or needs hard labels and gets soft ones, or soft
+            labels have other classes than the student.
     """
     student, distiller = algorithm.student, algorithm.distiller
     for name in distiller.loss_forward_mappings:
         check_compared_classes(name, distiller, student, algorithm.teacher)
+        check_one_label(name, distiller, student, algorithm.teacher)
         check_hard_labels(name, distiller, algorithm.data_preprocessor)
     check_one_hot(algorithm.data_preprocessor, student)
 
@@ -60,6 +80,42 @@ def check_compared_classes(
             f'classes and the teacher {counts[1]}; take a teacher of the '
             f"student's classes, or leave {name} out"
         )
+
+
+def check_one_label(
+    name: str,
+    distiller: ConfigurableDistiller,
+    student: nn.Module,
+    teacher: nn.Module,
+) -> None:
+    """Refuse a softmax over logits that are each a yes or no.
+
+    Args:
+        name: Name of the loss in the distiller.
+        distiller: The distiller.
+        student: The student.
+        teacher: The teacher.
+
+    Raises:
+        ValueError: If such a loss compares logits and a network predicts
+            labels of which an image can have several.
+    """
+    loss = distiller.distill_losses[name]
+    if not isinstance(loss, _SOFTMAX_LOSSES):
+        return
+    mapping = distiller.loss_forward_mappings[name].values()
+    if not any(is_logits(distiller, record) for record in mapping):
+        return
+    for side, network in (('student', student), ('teacher', teacher)):
+        head = getattr(network, 'head', None)
+        if isinstance(head, MultiLabelClsHead):
+            raise ValueError(
+                f'{name} ({type(loss).__name__}) compares distributions over '
+                f"classes, but the {side}'s {type(head).__name__} predicts "
+                'labels of which an image can have several; compare its '
+                "logits with MMRazor's L2Loss(normalize=False, "
+                f'div_element=True), or leave {name} out'
+            )
 
 
 def _class_count(network: nn.Module) -> int | None:
