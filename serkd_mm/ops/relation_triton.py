@@ -131,7 +131,6 @@ def kernel_terms(
     _, batch, num, _ = squared.shape
     # Here and not before the operator: torch.compile cannot trace an import.
     kernel, interpreted = _compiled()
-    triton_build.check_device(squared, interpreted)
     rows, steps, columns = tile(num, interpreted)
     blocks = -(-num // rows)
     # The blocks of an image run side by side, so that the caches hold it.
