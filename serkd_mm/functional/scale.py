@@ -9,6 +9,11 @@ from torch import Tensor
 from .checks import check_tokens
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision as float32, wider types as they are."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def power_of_two_scale(x: Tensor) -> Tensor:
     """Power of two just above the largest magnitude in every image.
 
@@ -62,7 +67,7 @@ def unit_length(tokens: Tensor) -> Tensor:
                  [ 0.0000,  0.0000]]])
     """
     check_tokens('tokens', tokens)
-    x = tokens if tokens.dtype == torch.float64 else tokens.float()
+    x = at_least_float32(tokens)
     x = x / power_of_two_scale(x)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     there = ~(length <= 4 * torch.finfo(tokens.dtype).eps)  # nan stays nan

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import check_tau, check_tokens
+from .scale import at_least_float32
 
 TARGETS = ('hard', 'soft')
 SCHEDULES = ('linear', 'square', 'cos')
@@ -147,8 +148,8 @@ def spatial_distill_loss(
     for name, logits in (('student', student), ('teacher', teacher)):
         check_tokens(f'{name} logits', logits, '(B, N, classes)')
     with torch.autocast(student.device.type, enabled=False):
-        student = _at_least_float(student)
-        teacher = _at_least_float(teacher.detach())
+        student = at_least_float32(student)
+        teacher = at_least_float32(teacher.detach())
         mean = teacher.mean(dim=1, keepdim=True)
         blend = alpha * teacher + (1 - alpha) * mean
         if target == 'hard':
@@ -161,7 +162,3 @@ def spatial_distill_loss(
             log_target=True,
         )
         return tau**2 * divergence
-
-
-def _at_least_float(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_tokens
-from .scale import power_of_two_scale
+from .scale import at_least_float32, power_of_two_scale
 
 AFFINITIES = ('attention', 'rbf')
 IMPLS = ('auto', 'dense', 'local')
@@ -137,7 +137,7 @@ def superpixel_tokens(
     rows, cols = superpixel_grid((height, width), cell_size)
     if impl == 'auto':
         impl = 'dense' if rows * cols < _LOCAL_FROM else 'local'
-    x = tokens.double() if tokens.dtype == torch.float64 else tokens.float()
+    x = at_least_float32(tokens)
     with torch.autocast(tokens.device.type, enabled=False):
         if impl == 'local':
             from ..ops.superpixel_local import cluster_local as cluster

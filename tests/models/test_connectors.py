@@ -247,5 +247,18 @@ def test_connectors_are_built_from_lists_of_a_config() -> None:
 def test_zero_tokens_stay_finite_with_unit_length_in_half_precision() -> None:
     tokens = torch.zeros(1, 16, 8, dtype=torch.float16)
     superpixels = SuperpixelTokenizer(norm='l2')(TokenMap(tokens, (4, 4)))
-    assert superpixels.dtype == torch.float16
     assert torch.isfinite(superpixels).all()
+
+
+@pytest.mark.parametrize('norm', [None, 'ln', 'l2'])
+def test_half_precision_is_not_rounded_again(norm: str | None) -> None:
+    """Neither by the norm nor as means, which differ little."""
+    tokens = (torch.randn(1, 1, 64) + 0.03 * torch.randn(2, 64, 64)).bfloat16()
+    tokenizer = SuperpixelTokenizer(norm=norm)
+    with torch.autocast('cpu', torch.bfloat16):
+        superpixels = tokenizer(TokenMap(tokens, (8, 8)))
+    expected = tokenizer(TokenMap(tokens.double(), (8, 8)))
+    assert superpixels.dtype == torch.float32
+    torch.testing.assert_close(
+        superpixels.double(), expected, rtol=1e-5, atol=1e-5
+    )

@@ -21,6 +21,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from .builders import (
+    CLASSES,
     batch,
     build,
     distiller_config,
@@ -65,6 +66,18 @@ class Gap(nn.Module):
         return (preds_S.mean() - preds_T.mean()).abs()
 
 
+class Projected(nn.Module):
+    """A loss with a product of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = nn.Linear(CLASSES, 3)
+
+    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        self.seen = self.projection(preds_S).dtype, preds_S.dtype
+        return self.projection(preds_S).mean()
+
+
 class Broken(nn.Module):
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         raise FloatingPointError('broken loss')
@@ -72,7 +85,7 @@ class Broken(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
-    classes = (Scale, Gap, Broken)
+    classes = (Scale, Gap, Projected, Broken)
     for cls in classes:
         MODELS.register_module(name=f'Test{cls.__name__}', module=cls)
     yield
@@ -302,7 +315,106 @@ def test_a_step_after_one_that_raised_is_like_any_other() -> None:
     )
 
 
+# -- precision --------------------------------------------------------------
+
+
+def of_logits(**loss: Any) -> nn.Module:
+    cfg = distiller_config(losses=('loss_kd',))
+    cfg['distill_losses']['loss_kd'] = loss
+    if loss['type'] == 'DISTLoss':
+        mapping = cfg['loss_forward_mappings']['loss_kd']
+        for side in 'ST':
+            mapping[f'logits_{side}'] = mapping.pop(f'preds_{side}')
+    return build(distiller=cfg, input_size=0).distiller
+
+
+def record(distiller: nn.Module, student: Tensor, teacher: Tensor) -> None:
+    for manager, logits in (
+        (distiller.student_recorders, student),
+        (distiller.teacher_recorders, teacher),
+    ):
+        manager.get_recorder('logits').data_buffer.append(logits)
+
+
+@pytest.mark.parametrize('autocast', [True, False])
+@pytest.mark.parametrize(
+    'loss',
+    [dict(type='KLDivergence', tau=4.0), dict(type='DISTLoss')],
+    ids=lambda loss: loss['type'],
+)
+def test_losses_of_mmrazor_keep_their_digits_in_half_precision(
+    loss: dict, autocast: bool
+) -> None:
+    """On CPUs autocast leaves a softmax of bfloat16 logits in bfloat16."""
+    teacher = torch.randn(16, 1000).bfloat16()
+    student = (teacher + 0.1 * torch.randn(16, 1000)).bfloat16()
+    distiller = of_logits(**loss)
+
+    def found(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        preds = student.to(dtype).requires_grad_()
+        record(distiller, preds, teacher.to(dtype))
+        half = autocast and dtype == torch.bfloat16
+        with torch.autocast('cpu', torch.bfloat16, enabled=half):
+            value = distiller.compute_distill_losses()['loss_kd']
+        (gradient,) = torch.autograd.grad(value, preds)
+        return value, gradient
+
+    value, gradient = found(torch.bfloat16)
+    exact, slope = found(torch.float64)
+
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value.double(), exact, rtol=1e-3, atol=0)
+    # The gradient comes back in the precision of the logits.
+    error = torch.linalg.vector_norm(gradient.double() - slope)
+    assert error < 0.01 * torch.linalg.vector_norm(slope)
+
+
+def test_a_loss_with_parameters_multiplies_in_half_precision() -> None:
+    distiller = of_logits(type='TestProjected')
+    loss = distiller.distill_losses['loss_kd']
+    logits = torch.randn(4, CLASSES)
+    record(distiller, logits, logits)
+    with torch.autocast('cpu', torch.bfloat16):
+        distiller.compute_distill_losses()
+    assert loss.seen == (torch.bfloat16, torch.float32)
+
+
+def test_losses_of_this_package_see_what_was_rounded() -> None:
+    """Among half tokens other pairs coincide than in float32."""
+    seen = []
+    cfg = distiller_config(losses=('loss_angle',))
+    distiller = build(distiller=cfg, input_size=0).distiller
+    for mapping in distiller.loss_forward_mappings['loss_angle'].values():
+        mapping.update(connector=None, recorder='logits')
+    distiller.distill_losses['loss_angle'].register_forward_pre_hook(
+        lambda _m, _a, kwargs: seen.append(kwargs['preds_S'].dtype),
+        with_kwargs=True,
+    )
+    tokens = torch.randn(2, 9, 8).bfloat16()
+    record(distiller, tokens, tokens)
+    distiller.compute_distill_losses()
+    assert seen == [torch.bfloat16]
+
+
 # -- mistakes in the config -------------------------------------------------
+
+
+def test_an_error_says_which_loss_and_which_connector_it_is_of() -> None:
+    cfg = distiller_config(losses=('loss_distance', 'loss_angle'))
+    for side in ('student', 'teacher'):
+        cfg['connectors'][f'{side}_superpixels'][1]['grid_size'] = 4
+    with pytest.raises(ValueError, match="^loss 'loss_distance': TokenD"):
+        build(distiller=cfg)
+
+    cfg['connectors']['student_superpixels'].insert(
+        1, dict(type='FeatureMapTokenizer', stride=3)
+    )
+    with pytest.raises(
+        ValueError,
+        match="^connector 'student_superpixels' of student recorder 'tokens' "
+        r"\(source 'backbone.ln1'\): stride \(3, 3\) does not",
+    ):
+        build(distiller=cfg)
 
 
 @pytest.mark.parametrize('side', ['student', 'teacher'])

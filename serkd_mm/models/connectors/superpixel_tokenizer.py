@@ -10,6 +10,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from ...functional import superpixel_grid, superpixel_tokens, unit_length
+from ...functional.scale import at_least_float32
 from ...functional.superpixel import check_clustering, size_pair
 from .token_map import TokenMap, check_token_map
 
@@ -22,6 +23,9 @@ class SuperpixelTokenizer(BaseConnector):
 
     Stands behind :class:`VisualTokens` in a list of connectors. Settings of
     the clustering are those of :func:`serkd_mm.functional.superpixel_tokens`.
+    Half precision is normalised and clustered in float32 and stays so, under
+    autocast too: superpixels are means, between which relations are
+    differences that half precision would round away.
 
     Args:
         grid_size: Height and width of a starting cell, in tokens.
@@ -84,7 +88,8 @@ class SuperpixelTokenizer(BaseConnector):
             feature: Tokens ``(B, N, C)`` with their grid.
 
         Returns:
-            Superpixel tokens in row-major grid order, ``(B, K, C)``.
+            Superpixel tokens in row-major grid order, ``(B, K, C)``, float32
+            (float64 for float64 tokens).
 
         Raises:
             TypeError: If ``feature`` carries no grid.
@@ -124,6 +129,7 @@ class SuperpixelTokenizer(BaseConnector):
         self, feature: TokenMap, return_assignment: bool
     ) -> Tensor | tuple[Tensor, Tensor]:
         tokens, hw = check_token_map(feature, self)
+        tokens = at_least_float32(tokens)
         if self.norm == 'ln':
             tokens = F.layer_norm(tokens, tokens.shape[-1:])
         elif self.norm == 'l2':

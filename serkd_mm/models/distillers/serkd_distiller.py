@@ -1,8 +1,9 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,7 +17,12 @@ from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from ...functional.scale import at_least_float32
+from .. import losses
 from .check_mappings import check_blocks, check_mappings
+
+# They take half precision as it comes, whose rounding they know of.
+_OWN_LOSSES = tuple(getattr(losses, name) for name in losses.__all__)
 
 
 @MODELS.register_module()
@@ -26,7 +32,10 @@ class SeRKDDistiller(ConfigurableDistiller):
     Beyond :class:`mmrazor.ConfigurableDistiller`, whose configuration it
     shares: a connector runs once per step for a record, however many losses
     use the result; connectors of teacher records run without gradient;
-    records are released as soon as the losses are computed. Connectors that
+    records are released as soon as the losses are computed. Losses of other
+    packages that have no parameters are computed in float32 with autocast
+    off: MMRazor's take a softmax of bfloat16 logits in bfloat16 on CPUs, which
+    leaves little of a small divergence. Connectors that
     only teacher records pass through keep their initial parameters, which are
     excluded from training.
 
@@ -108,8 +117,18 @@ class SeRKDDistiller(ConfigurableDistiller):
             One scalar per entry of ``loss_forward_mappings``.
         """
         self._connected = {}
+        computed = {}
         try:
-            return super().compute_distill_losses()
+            # The host's loop, with the precision and the name of each loss.
+            for name, mapping in self.loss_forward_mappings.items():
+                arguments = {
+                    argument: self.get_record(**record)
+                    for argument, record in mapping.items()
+                }
+                with _named(f'loss {name!r}'):
+                    loss = self.distill_losses[name]
+                    computed[name] = _compute(loss, arguments)
+            return computed
         finally:
             self._connected = None
             self.release_records()
@@ -148,10 +167,27 @@ class SeRKDDistiller(ConfigurableDistiller):
         if key not in cached:
             self._check_recorded(recorder, from_student, record_idx, data_idx)
             grad = torch.is_grad_enabled() and from_student
-            with torch.set_grad_enabled(grad):
+            with torch.set_grad_enabled(grad), _named(self._title(*key)):
                 cached[key] = super().get_record(*key)
         record = cached[key]
         return record if connector_idx is None else record[connector_idx]
+
+    def _title(
+        self,
+        recorder: str,
+        from_student: bool,
+        record_idx: int,
+        data_idx: int | None,
+        connector: str | None,
+    ) -> str:
+        title = self._recorder_title(recorder, from_student)
+        return f'connector {connector!r} of {title}' if connector else title
+
+    def _recorder_title(self, recorder: str, from_student: bool) -> str:
+        side = 'student' if from_student else 'teacher'
+        manager: RecorderManager = getattr(self, f'{side}_recorders')
+        source = manager.get_recorder(recorder).source
+        return f'{side} recorder {recorder!r} (source {source!r})'
 
     def _check_recorded(
         self,
@@ -163,7 +199,7 @@ class SeRKDDistiller(ConfigurableDistiller):
         side = 'student' if from_student else 'teacher'
         manager: RecorderManager = getattr(self, f'{side}_recorders')
         source = manager.get_recorder(recorder)
-        name = f'{side} recorder {recorder!r} (source {source.source!r})'
+        name = self._recorder_title(recorder, from_student)
         count = len(source.data_buffer)
         if record_idx >= count:
             raise RuntimeError(
@@ -195,6 +231,32 @@ class SeRKDDistiller(ConfigurableDistiller):
             for record in mapping.values()
             if record['from_student'] and record.get('connector')
         }
+
+
+def _compute(loss: nn.Module, arguments: dict[str, Any]) -> Tensor:
+    """A loss in the precision that it needs."""
+    own = isinstance(loss, _OWN_LOSSES)
+    floating = {
+        argument: at_least_float32(value)
+        for argument, value in arguments.items()
+        if isinstance(value, Tensor) and value.is_floating_point()
+    }
+    if own or not floating or next(loss.parameters(), None) is not None:
+        return loss(**arguments)
+    device = next(iter(floating.values())).device.type
+    with torch.autocast(device, enabled=False):
+        return loss(**{**arguments, **floating})
+
+
+@contextlib.contextmanager
+def _named(title: str) -> Iterator[None]:
+    """Let the message of an error begin with what it is about."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError) as error:
+        said = error.args[0] if error.args else ''
+        error.args = (f'{title}: {said}', *error.args[1:])
+        raise
 
 
 def _check_sources(
