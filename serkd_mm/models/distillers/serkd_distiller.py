@@ -1,9 +1,8 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
-import contextlib
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +22,9 @@ from .check_mappings import check_blocks, check_mappings
 
 # They take half precision as it comes, whose rounding they know of.
 _OWN_LOSSES = tuple(getattr(losses, name) for name in losses.__all__)
+
+# Errors that get the name of the loss or connector that they are from.
+_NAMED = (RuntimeError, TypeError, ValueError)
 
 
 @MODELS.register_module()
@@ -125,9 +127,12 @@ class SeRKDDistiller(ConfigurableDistiller):
                     argument: self.get_record(**record)
                     for argument, record in mapping.items()
                 }
-                with _named(f'loss {name!r}'):
-                    loss = self.distill_losses[name]
-                    computed[name] = _compute(loss, arguments)
+                try:
+                    loss = _compute(self.distill_losses[name], arguments)
+                except _NAMED as error:
+                    _begin_with(f'loss {name!r}', error)
+                    raise
+                computed[name] = loss
             return computed
         finally:
             self._connected = None
@@ -167,8 +172,12 @@ class SeRKDDistiller(ConfigurableDistiller):
         if key not in cached:
             self._check_recorded(recorder, from_student, record_idx, data_idx)
             grad = torch.is_grad_enabled() and from_student
-            with torch.set_grad_enabled(grad), _named(self._title(*key)):
-                cached[key] = super().get_record(*key)
+            with torch.set_grad_enabled(grad):
+                try:
+                    cached[key] = super().get_record(*key)
+                except _NAMED as error:
+                    _begin_with(self._title(*key), error)
+                    raise
         record = cached[key]
         return record if connector_idx is None else record[connector_idx]
 
@@ -248,15 +257,10 @@ def _compute(loss: nn.Module, arguments: dict[str, Any]) -> Tensor:
         return loss(**{**arguments, **floating})
 
 
-@contextlib.contextmanager
-def _named(title: str) -> Iterator[None]:
+def _begin_with(title: str, error: Exception) -> None:
     """Let the message of an error begin with what it is about."""
-    try:
-        yield
-    except (RuntimeError, TypeError, ValueError) as error:
-        said = error.args[0] if error.args else ''
-        error.args = (f'{title}: {said}', *error.args[1:])
-        raise
+    said = error.args[0] if error.args else ''
+    error.args = (f'{title}: {said}', *error.args[1:])
 
 
 def _check_sources(
