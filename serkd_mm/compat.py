@@ -194,6 +194,15 @@ def disable_inplace(model: nn.Module) -> None:
             setattr(module, 'inplace', False)  # noqa: B010
 
 
+def is_compiling() -> bool:
+    """Whether ``torch.compile`` is tracing.
+
+    False in PyTorch 2.1, which has no such question; graphs break there.
+    """
+    ask = getattr(torch.compiler, 'is_compiling', None)
+    return ask is not None and ask()
+
+
 def disable_old_dynamo(function: Callable) -> Callable:
     """Leave a function out of the graphs of Dynamo before PyTorch 2.4.
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import compat
 from .distance_chunked import distance_loss_chunked
 from .relation_chunked import angle_loss_chunked
 from .relation_triton import (
@@ -18,9 +19,6 @@ from .triton_build import compiler_found, triton_installed
 
 IMPLS = ('auto', 'reference', 'chunked', 'triton')
 NORMALIZE = ('image', 'batch')
-
-# PyTorch 2.1 has no such question.
-_is_compiling = getattr(torch.compiler, 'is_compiling', None)
 
 __all__ = [
     'IMPLS',
@@ -111,6 +109,6 @@ def _in_torch_func() -> bool:
     Its answer would break a graph of ``torch.compile``, whose own transforms
     are not looked for.
     """
-    if _is_compiling is not None and _is_compiling():
+    if compat.is_compiling():
         return False
     return torch._C._are_functorch_transforms_active()

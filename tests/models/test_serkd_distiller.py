@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import weakref
 from collections.abc import Iterator
@@ -490,6 +491,77 @@ def test_a_stage_that_the_backbone_does_not_output_is_named(
     with pytest.raises(ValueError, match=message) as error:
         build(distiller=cfg)
     assert f"teacher recorder 'tokens' (source '{source}')" in str(error.value)
+
+
+class _InPlace(nn.Module):
+    """A block that adds to what it gets, as some write a residual."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        x += self.block(x.clone())
+        return x
+
+
+@pytest.mark.parametrize('side', ['student', 'teacher'])
+def test_a_record_that_was_changed_in_place_is_refused(side: str) -> None:
+    distiller = distiller_config()
+    distiller[f'{side}_recorders']['tokens']['source'] = 'backbone.layers.0'
+    model = build(distiller=distiller)
+    losses_of(model)
+
+    layers = getattr(model, side).backbone.layers
+    layers[1] = _InPlace(layers[1])
+    with pytest.raises(
+        RuntimeError,
+        match=rf"^{side} recorder 'tokens' \(source 'backbone.layers.0'\) "
+        'recorded a tensor .*changed in place .*record the module around it',
+    ):
+        losses_of(model)
+
+    layers[1] = nn.Identity()
+    losses_of(model)
+
+
+def test_of_a_tuple_the_item_that_is_asked_for_counts() -> None:
+    model = build()
+    source = model.distiller.student_recorders.get_recorder('tokens')
+    noted = model.distiller._versions[source]
+    record = (torch.zeros(2, 3), torch.zeros(2, 3))
+    source.data_buffer.append(record)
+    noted.append([0, 0])
+    record[1].add_(1)
+
+    get = functools.partial(
+        model.distiller.get_record, recorder='tokens', from_student=True
+    )
+    assert get(data_idx=0) is record[0]
+    for item in (1, None):
+        with pytest.raises(RuntimeError, match='changed in place'):
+            get(data_idx=item)
+
+
+def test_a_network_itself_is_a_source() -> None:
+    """As in MMRazor's config of CRD, whose loss takes data samples."""
+    distiller = scaled_config()
+    distiller['student_recorders']['samples'] = dict(
+        type='ModuleInputs', source=''
+    )
+    model = build(distiller=distiller, input_size=0).eval()
+    seen = []
+    model.distiller.distill_losses['loss_gap'].register_forward_pre_hook(
+        lambda *_: seen.extend(
+            model.distiller.get_record('samples', True, data_idx=1)
+        )
+    )
+    mapping = model.distiller.loss_forward_mappings['loss_gap']
+    for argument in mapping.values():
+        argument['connector_idx'] = 0
+    inputs, samples = batch()
+    losses_of(model, inputs, samples)
+    assert seen == samples
 
 
 def test_a_loss_without_mapping_is_refused() -> None:

@@ -16,6 +16,7 @@ from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from ... import compat
 from ...functional.scale import at_least_float32
 from .. import losses
 from .check_mappings import check_blocks, check_mappings
@@ -54,6 +55,9 @@ class SeRKDDistiller(ConfigurableDistiller):
         check_blocks(kwargs)
         super().__init__(**kwargs)
         self._connected: dict[tuple, Any] | None = None
+        # How often the tensors of each record had been changed when they were
+        # recorded.
+        self._versions: dict[BaseRecorder, list[list[int | None]]] = {}
         # While the student runs for losses that are to train it.
         self.student_learns = False
         unmapped = set(self.distill_losses) - set(self.loss_forward_mappings)
@@ -85,6 +89,7 @@ class SeRKDDistiller(ConfigurableDistiller):
         """Attach the student's recorders, ``model`` being the student."""
         _check_sources(self.student_recorders, model, 'student')
         super().prepare_from_student(model)
+        self._note_versions(self.student_recorders, model)
         for name, recorder in self.student_recorders.recorders.items():
             if isinstance(recorder, ModuleOutputsRecorder):
                 module = model.get_submodule(recorder.source)
@@ -111,6 +116,17 @@ class SeRKDDistiller(ConfigurableDistiller):
         """Attach the teacher's recorders, ``model`` being the teacher."""
         _check_sources(self.teacher_recorders, model, 'teacher')
         super().prepare_from_teacher(model)
+        self._note_versions(self.teacher_recorders, model)
+
+    def _note_versions(
+        self, recorders: RecorderManager, model: nn.Module
+    ) -> None:
+        for recorder in recorders.recorders.values():
+            if isinstance(recorder, ModuleOutputsRecorder):  # or of inputs
+                versions = self._versions[recorder] = []
+                module = model.get_submodule(recorder.source)
+                # Behind the hook that records.
+                module.register_forward_hook(_version_hook(recorder, versions))
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
         """Compute the mapped losses, then release all records.
@@ -216,9 +232,23 @@ class SeRKDDistiller(ConfigurableDistiller):
                 f'{record_idx} needs {record_idx + 1}; name a source in '
                 f'{side}_recorders that the {side} runs'
             )
+        record = source.data_buffer[record_idx]
+        noted = self._versions.get(source, [])[record_idx : record_idx + 1]
+        for before, after in zip(noted, [_versions(record)]):
+            picked = (
+                slice(None)
+                if data_idx is None
+                else slice(data_idx, data_idx + 1)
+            )
+            if before[picked] != after[picked]:
+                raise RuntimeError(
+                    f'{name} recorded a tensor that the {side} then changed '
+                    'in place (as `x += y` does), so the loss would get other '
+                    'values than the module put out; record the module around '
+                    'it, such as its whole block, or write `x = x + y` there'
+                )
         if data_idx is None:
             return
-        record = source.data_buffer[record_idx]
         if not isinstance(record, (tuple, list)):
             raise ValueError(
                 f'{name} recorded one {type(record).__name__}, of which '
@@ -257,6 +287,31 @@ def _compute(loss: nn.Module, arguments: dict[str, Any]) -> Tensor:
         return loss(**{**arguments, **floating})
 
 
+def _version_hook(
+    recorder: ModuleOutputsRecorder, versions: list[list[int | None]]
+) -> Callable[[nn.Module, Any, Any], None]:
+    """Hook that notes how often what was just recorded had been changed."""
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        # Asked for versions, torch.compile would break its graph.
+        if recorder.recording and not compat.is_compiling():
+            last = len(recorder.data_buffer) - 1
+            versions[last:] = [_versions(recorder.data_buffer[last])]
+
+    return note
+
+
+def _versions(record: Any) -> list[int | None]:
+    """How often each tensor of a record was changed in place."""
+    items = record if isinstance(record, (tuple, list)) else [record]
+    return [
+        item._version
+        if isinstance(item, Tensor) and not item.is_inference()
+        else None
+        for item in items
+    ]
+
+
 def _begin_with(title: str, error: Exception) -> None:
     """Let the message of an error begin with what it is about."""
     said = error.args[0] if error.args else ''
@@ -290,11 +345,11 @@ def check_source(
         kind, known = 'module', model.named_modules()
     else:
         return
-    names = [known_name for known_name, _ in known if known_name]
-    if recorder.source in names:
+    names = [known_name for known_name, _ in known]
+    if recorder.source in names:  # '' is the network itself
         return
     near = difflib.get_close_matches(
-        str(recorder.source), names, n=3, cutoff=0
+        str(recorder.source), filter(None, names), n=3, cutoff=0
     )
     raise ValueError(
         f'source {recorder.source!r} of {side} recorder {name!r} is no {kind} '
