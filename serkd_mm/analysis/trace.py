@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.connectors.token_map import is_grid_of
+
 BACKBONE = 'backbone'
 HEAD = 'head'
 
@@ -247,7 +249,7 @@ def _tokens_of(call: _Call, size: tuple[int, int]) -> TokenSource | None:
         is_map, channels = False, shape[2]
     else:
         return None
-    if hw is None or hw[0] * hw[1] < 2 or not _is_grid_of(hw, size):
+    if hw is None or hw[0] * hw[1] < 2 or not is_grid_of(hw, size):
         return None
     return TokenSource(
         call.name, hw, channels, call.prefix, is_map, call.index
@@ -258,12 +260,6 @@ def _grid(count: int, size: tuple[int, int]) -> tuple[int, int] | None:
     """Grid of ``count`` tokens with the aspect ratio of the image."""
     height = max(round(math.sqrt(count * size[0] / size[1])), 1)
     return (height, count // height) if count % height == 0 else None
-
-
-def _is_grid_of(hw: tuple[int, int], size: tuple[int, int]) -> bool:
-    """Whether the cells of a grid are square, up to rounding."""
-    strides = [pixels / cells for pixels, cells in zip(size, hw)]
-    return abs(size[1] / strides[0] - hw[1]) <= 1 and min(strides) >= 1
 
 
 def _logits(calls: list[_Call], output: Any) -> str | None:

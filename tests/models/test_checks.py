@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from mmpretrain.models.heads import LinearClsHead
+from mmpretrain.registry import MODELS as PRETRAIN
 from mmrazor.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from serkd_mm.models.algorithms import FrozenTeacherDistill
 from serkd_mm.ops import relation_triton, triton_build
@@ -130,6 +132,97 @@ def test_a_transformer_says_its_input_size_itself() -> None:
     with pytest.raises(ValueError, match=r'stride \(3, 3\).*H=4, W=4'):
         build(distiller=distiller)
     assert build(distiller=distiller, input_size=0) is not None
+
+
+@pytest.mark.parametrize('side', ['student', 'teacher'])
+def test_wide_images_have_no_square_grid(side: str) -> None:
+    """2x8 tokens are as many as 4x4."""
+    student, teacher = student_config(), vit_config()
+    for network in (student, teacher):
+        network['backbone']['img_size'] = (16, 64)
+    cfg = dict(architecture=student, teacher=teacher)
+    distiller = distiller_config(losses=('loss_distance',))
+    for name in ('student', 'teacher'):
+        if name != side:
+            tokens = distiller['connectors'][f'{name}_superpixels'][0]
+            tokens['hw'] = (2, 8)
+    with pytest.raises(
+        ValueError,
+        match=f"^connector '{side}_superpixels' .*: images of 16x64 pixels "
+        r'have no square grid of 4x4 tokens, .* such as hw=\(2, 8\)$',
+    ):
+        build(**cfg, distiller=distiller)
+
+    tokens = distiller['connectors'][f'{side}_superpixels'][0]
+    tokens['hw'] = (2, 8)
+    assert build(**cfg, distiller=distiller) is not None
+
+
+class _Centred(nn.Module):
+    """A loss with a memory, one part of which is replaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer('centre', torch.zeros(CLASSES))
+        self.register_buffer('calls', torch.zeros(()))
+
+    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        self.centre += preds_T.mean(0)
+        self.calls = self.calls + 1
+        return (preds_S - self.centre).square().mean()
+
+
+def test_made_up_images_leave_nothing_in_buffers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(MODELS.module_dict, 'TestCentred', _Centred)
+    distiller = distiller_config(losses=('loss_kd',))
+    distiller['distill_losses']['loss_kd'] = dict(type='TestCentred')
+    model = build(distiller=distiller)
+    loss = model.distiller.distill_losses['loss_kd']
+    assert not loss.centre.any()
+    assert loss.calls == 0
+    assert set(dict(loss.named_buffers())) == {'centre', 'calls'}
+    losses_of(model)
+    assert loss.centre.any()
+    assert loss.calls == 1
+
+
+class _WeightedHead(LinearClsHead):
+    """A head that takes a weight from each sample."""
+
+    def loss(self, feats: Any, data_samples: Any, **kwargs: Any) -> dict:
+        weight = torch.stack([sample.weight for sample in data_samples])
+        losses = super().loss(feats, data_samples, **kwargs)
+        return {name: weight.mean() * value for name, value in losses.items()}
+
+
+def test_made_up_samples_say_what_they_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(PRETRAIN.module_dict, 'TestWeighted', _WeightedHead)
+    student = cnn_config()
+    student['head']['type'] = 'TestWeighted'
+    cfg = dict(
+        architecture=student,
+        teacher=cnn_config(),
+        distiller=cnn_distiller(1),
+    )
+    with pytest.raises(
+        AttributeError, match=r"no attribute 'weight'; .*model\.input_size=0"
+    ):
+        build(**cfg, input_size=32)
+    assert build(**cfg, input_size=0) is not None
+
+
+def test_an_algorithm_that_trains_nothing_is_refused() -> None:
+    distiller = distiller_config(losses=('loss_distance',))
+    with pytest.raises(
+        ValueError, match='nothing would be trained: student_trainable=False'
+    ):
+        build(distiller=distiller, student_trainable=False)
+    # A projection of the student's tokens can be learned alone.
+    assert build(student_trainable=False) is not None
 
 
 def test_other_token_grids_are_named_when_built() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,9 +16,11 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 from ...ops import without_kernels
+from ..connectors import TokenMap, VisualTokens
+from ..connectors.token_map import is_grid_of
 from ..heads import DeiTDistillHead
 from ..heads.check_head import head_widths_named
-from ..modes import evaluating
+from ..modes import buffers_kept, evaluating
 
 if TYPE_CHECKING:
     from .frozen_teacher_distill import FrozenTeacherDistill
@@ -120,8 +123,8 @@ def dry_run(
 
     What does not fit together (a stride and a map, the grids of student and
     teacher, a backbone and its head) says so now and not after the datasets
-    are read. Nothing is left behind: networks are in eval mode, no gradient
-    is kept and no random number drawn.
+    are read. Nothing is left behind: networks are in eval mode, buffers are
+    put back, no gradient is kept and no random number drawn.
 
     Args:
         algorithm: Built algorithm. A student that is no classifier of
@@ -130,6 +133,10 @@ def dry_run(
         input_size: Height and width of the images. None takes ``img_size``
             of the student's or else the teacher's backbone, and tries nothing
             where neither has one; 0 tries nothing.
+
+    Raises:
+        ValueError: If something does not fit, or the tokens of images that
+            are no squares would be taken for a square grid.
     """
     networks = (algorithm.student, algorithm.teacher)
     if input_size is None:
@@ -161,10 +168,79 @@ def dry_run(
         samples = [sample.set_gt_score(score) for sample in samples]
     with contextlib.ExitStack() as stack:
         stack.enter_context(evaluating(algorithm))
+        stack.enter_context(buffers_kept(algorithm))
+        stack.enter_context(
+            grids_checked(algorithm.distiller, (height, width))
+        )
         if device.type != 'cuda' and torch.cuda.is_available():
             # The runner has yet to move the algorithm. Without a CUDA device
             # kernels stay, and say so.
             stack.enter_context(without_kernels())
         for name, network in zip(('architecture', 'teacher'), networks):
             stack.enter_context(head_widths_named(f'model.{name}', network))
-        algorithm.loss(images, samples)
+        try:
+            algorithm.loss(images, samples)
+        except (AttributeError, KeyError) as error:
+            if type(samples[0]).__name__ not in str(error):
+                raise
+            raise type(error)(
+                f'{error.args[0]}; before data is read, all losses are tried '
+                'on made-up samples that have gt_label alone: set '
+                'model.input_size=0 to leave that out'
+            ) from error
+
+
+@contextlib.contextmanager
+def grids_checked(
+    distiller: nn.Module, size: tuple[int, int]
+) -> Iterator[None]:
+    """Refuse a square grid of a sequence from images that are no squares.
+
+    Args:
+        distiller: Its connectors are watched inside the block.
+        size: Height and width of the images in pixels.
+    """
+
+    def check(connector: VisualTokens, args: tuple, tokens: TokenMap) -> None:
+        guessed = connector.hw is None and args[0].dim() == 3
+        if guessed and not is_grid_of(tokens.hw, size):
+            side = math.sqrt(size[0] * size[1] / tokens.tokens.shape[1])
+            near = tuple(round(pixels / side) for pixels in size)
+            raise ValueError(
+                f'images of {size[0]}x{size[1]} pixels have no square grid '
+                f'of {tokens.hw[0]}x{tokens.hw[1]} tokens, which VisualTokens '
+                f'takes without hw; set hw of VisualTokens, such as hw={near}'
+            )
+
+    handles = [
+        module.register_forward_hook(check)
+        for module in distiller.modules()
+        if isinstance(module, VisualTokens)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_learner(algorithm: FrozenTeacherDistill) -> None:
+    """Refuse an algorithm in which nothing is trained.
+
+    Raises:
+        ValueError: If neither the student nor the distiller learns.
+    """
+    learners = [algorithm.distiller]
+    if algorithm.student_trainable:
+        learners.append(algorithm.student)
+    if any(p.requires_grad for m in learners for p in m.parameters()):
+        return
+    cause = 'student_trainable=False'
+    if algorithm.student_trainable:
+        cause = 'all parameters of the student are frozen'
+    raise ValueError(
+        f'nothing would be trained: {cause}, and no loss or connector of '
+        'student records has parameters; connectors of teacher records alone '
+        "stay as they are here, so train those, such as MMRazor's "
+        'Paraphraser, with mmrazor.SingleTeacherDistill'
+    )

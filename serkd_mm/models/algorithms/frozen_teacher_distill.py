@@ -19,6 +19,7 @@ from ..heads import DeiTDistillHead
 from ..heads.check_head import check_head
 from .checks import (
     check_batch_augments,
+    check_learner,
     check_parts,
     check_weights,
     dry_run,
@@ -195,6 +196,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         warn_of_idle_dist_head(self)
         check_weights(self)
         check_batch_augments(self)
+        check_learner(self)
         check_classes(self)
         dry_run(self, input_size)
         if teacher_compile is not False:

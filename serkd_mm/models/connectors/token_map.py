@@ -30,6 +30,17 @@ class TokenMap(NamedTuple):
         return self.tokens.transpose(1, 2).unflatten(2, self.hw)
 
 
+def is_grid_of(hw: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether the cells of a grid are square, up to rounding.
+
+    Args:
+        hw: Height and width of the grid.
+        size: Height and width of the image in pixels.
+    """
+    strides = [pixels / cells for pixels, cells in zip(size, hw)]
+    return abs(size[1] / strides[0] - hw[1]) <= 1 and min(strides) >= 1
+
+
 def check_token_map(feature: Any, connector: Any) -> TokenMap:
     """What a connector behind another one was given, if it has a grid.
 
