@@ -138,6 +138,38 @@ def test_torchscript_gives_the_logits_of_any_batch(
         assert_close(program(images.byte()), logits_of(model, images))
 
 
+class _OneBatchSize(nn.Module):
+    """A network that computes with the length of its batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, 4)
+        self.token = nn.Parameter(torch.zeros(1, 1, 8))
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        tokens = self.conv(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.repeat(len(images), 1, 1), tokens], 1)
+        return (tokens.mean(1),)
+
+
+@pytest.mark.parametrize('form', ['onnx', 'torchscript'])
+def test_a_graph_that_refuses_other_batches_takes_single_images(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if form == 'onnx':
+        pytest.importorskip('onnxscript')
+    monkeypatch.setitem(MODELS.module_dict, 'TestOneSize', _OneBatchSize)
+    cfg = dict(
+        type='ImageClassifier',
+        backbone=dict(type='TestOneSize'),
+        head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=8),
+    )
+    write = dict(onnx=write_onnx, torchscript=write_torchscript)[form]
+    note = write(build(cfg), tmp_path / 's.graph', SIZE)
+    assert note is not None
+    assert note.startswith('s.graph takes ')
+
+
 def test_torchscript_takes_single_images_where_tracing_fixes_the_batch(
     tmp_path: Path,
 ) -> None:
