@@ -38,6 +38,16 @@ from .whole_checkpoint import require_whole_checkpoint
 # Environment variable: when the launcher started, in seconds since the epoch.
 STARTED = 'SERKD_MM_STARTED'
 
+# Default hooks of MMEngine, which leaves them out itself where they are None.
+_HOST_HOOKS = {
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+}
+
 # What MMEngine reads.
 _CONFIG_FILES = ('.py', '.yml', '.yaml', '.json')
 
@@ -238,13 +248,18 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner of a config, MMEngine's default or ``runner_type``.
 
     Classes without a scope are MMPretrain's unless the config says others.
-    Every run counts the broken images that it replaces.
+    None in ``default_hooks`` leaves a hook out. Every run counts the broken
+    images that it replaces.
     """
     cfg.setdefault('default_scope', 'mmpretrain')
     if isinstance(cfg.get('randomness'), dict):
         # The host demands it, though none is its own default.
         cfg.randomness.setdefault('seed', None)
     build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
+    hooks = cfg.get('default_hooks') or {}
+    for name in set(hooks) - _HOST_HOOKS:
+        if hooks[name] is None:
+            hooks.pop(name)
     runner: Runner = build(cfg)
     runner.register_hook(BrokenImagesHook())
     return runner

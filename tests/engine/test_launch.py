@@ -116,6 +116,16 @@ def test_randomness_needs_no_seed(tmp_path: Path) -> None:
     assert isinstance(build_runner(cfg).seed, int)
 
 
+def test_none_leaves_a_default_hook_out(tmp_path: Path) -> None:
+    """MMEngine has it so for its own, and asserts of others."""
+    cfg = Config.fromfile(CONFIGS / 'quickstart' / 'student.py')
+    cfg.work_dir = str(tmp_path)
+    cfg.default_hooks.update(timer=None, exact_resume=None, visualization=None)
+    names = {type(hook).__name__ for hook in build_runner(cfg).hooks}
+    assert 'StopOnSignalHook' in names
+    assert not names & {'IterTimerHook', 'ExactResumeHook'}
+
+
 def test_what_does_not_fit_shows_before_data_is_read(tmp_path: Path) -> None:
     # Neither network says the size of its images.
     cfg = Config.fromfile(CONFIGS / 'quickstart' / 'serkd.py')
