@@ -195,7 +195,16 @@ def _no_kd(
             'No loss_kd: the teacher has no classification head, so there '
             'are no logits to learn from.'
         )
-    classes = traces['student'].num_classes or IMAGENET_CLASSES
+    classes = traces['student'].num_classes
+    if classes is None:
+        head = getattr(built['student'], 'head', None)
+        if head is not None:
+            return (
+                f"No loss_kd: the student's {type(head).__name__} puts out no "
+                'logits (B, classes); heads of MMPretrain take the last item '
+                'of what the backbone returns, so it has to return a tuple.'
+            )
+        classes = IMAGENET_CLASSES
     if classes != theirs:
         return (
             f'No loss_kd: the student has {classes} classes, the teacher '

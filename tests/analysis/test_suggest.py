@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from mmpretrain.models.backbones import ResNet_CIFAR
+from mmpretrain.registry import MODELS as PRETRAIN
+from torch import Tensor
 
 from serkd_mm.analysis import Suggestion, config_text, read_config, suggest
 from serkd_mm.analysis.runtime import checked_loading, missing_runtime
@@ -209,6 +212,28 @@ def test_other_classes_leave_the_logits_out(tmp_path: Path) -> None:
     assert 'loss_kd' not in distiller.distill_losses
     assert 'loss_kd' not in distiller.loss_forward_mappings
     assert list(distiller.student_recorders) == ['tokens']
+
+
+class _Bare(ResNet_CIFAR):
+    """A backbone that returns its map and no tuple."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[-1]
+
+
+def test_a_backbone_that_returns_no_tuple_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its head takes the last image for the last stage."""
+    monkeypatch.setitem(PRETRAIN.module_dict, 'TestBare', _Bare)
+    student = tmp_path / 'bare.py'
+    student.write_text(
+        "_base_ = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'\n"
+        "model = dict(backbone=dict(type='TestBare'))\n"
+    )
+    said = notes(suggest(CIFAR, str(student)))
+    assert "No loss_kd: the student's LinearClsHead puts out no logits" in said
+    assert 'it has to return a tuple' in said
 
 
 def test_a_teacher_without_head_leaves_the_logits_out(
