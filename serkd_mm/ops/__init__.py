@@ -22,6 +22,7 @@ NORMALIZE = ('image', 'batch')
 
 __all__ = [
     'IMPLS',
+    'MAX_TOKENS',
     'angle_loss_chunked',
     'angle_loss_triton',
     'check_distance_impl',

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from serkd_mm import functional
 from serkd_mm.models import (
+    InstanceAngleLoss,
     InstanceDistanceLoss,
     TokenAngleLoss,
     TokenDistanceLoss,
@@ -210,6 +211,21 @@ def test_other_token_counts_are_refused_with_both_shapes() -> None:
 
 
 # -- mixed precision --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'loss', [InstanceDistanceLoss, InstanceAngleLoss], ids=lambda c: c.__name__
+)
+def test_losses_between_images_speak_of_images(loss: type) -> None:
+    with pytest.raises(
+        ValueError, match='the student recorded 1 and the teacher 4'
+    ):
+        loss()(torch.randn(1, 8), torch.randn(4, 8))
+    many = torch.randn(300, 8)
+    with pytest.raises(
+        ValueError, match=r"\(impl='triton'\) takes up to 256 images per proc"
+    ):
+        loss(impl='triton')(many, many)
 
 
 def losses() -> list[tuple[nn.Module, int]]:

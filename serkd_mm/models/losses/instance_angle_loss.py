@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ...functional import angle_loss, batch_as_tokens
 from ...ops import check_impl
+from .check_count import check_images
 
 
 @MODELS.register_module()
@@ -36,6 +37,11 @@ class InstanceAngleLoss(nn.Module):
 
         Returns:
             Weighted loss, a scalar, float32 under autocast too.
+
+        Raises:
+            ValueError: If the sides have other images, or more than ``impl``
+                takes.
         """
         student, teacher = batch_as_tokens(preds_S), batch_as_tokens(preds_T)
+        check_images(self, student, teacher, self.impl)
         return self.loss_weight * angle_loss(student, teacher, impl=self.impl)

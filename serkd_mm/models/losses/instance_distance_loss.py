@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ...functional import batch_as_tokens, distance_loss
 from ...ops import check_distance_impl
+from .check_count import check_images
 
 
 @MODELS.register_module()
@@ -37,7 +38,12 @@ class InstanceDistanceLoss(nn.Module):
 
         Returns:
             Weighted loss, a scalar, float32 under autocast too.
+
+        Raises:
+            ValueError: If the sides have other images, or more than ``impl``
+                takes.
         """
         student, teacher = batch_as_tokens(preds_S), batch_as_tokens(preds_T)
+        check_images(self, student, teacher, self.impl)
         loss = distance_loss(student, teacher, impl=self.impl)
         return self.loss_weight * loss
