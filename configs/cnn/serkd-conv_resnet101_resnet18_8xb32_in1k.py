@@ -14,10 +14,6 @@ model = dict(
                 dict(type='FeatureMapTokenizer', mode='conv', stride=2),
                 dict(type='SuperpixelTokenizer', grid_size=(2, 2), norm='ln'),
             ],
-            stage3=[
-                dict(type='FeatureMapTokenizer', mode='conv', stride=1),
-                dict(type='SuperpixelTokenizer', grid_size=(2, 2), norm='ln'),
-            ],
         )
     )
 )
