@@ -6,7 +6,7 @@ _base_ = '../serkd_deit-ti.py'
 
 model = dict(
     # From a head of zeros, as DeiT's starts, DIST's correlation divides by 0:
-    # a first gradient 7,500 times as large.
+    # a first gradient thousands of times as large.
     architecture=dict(
         head=dict(init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02))
     ),

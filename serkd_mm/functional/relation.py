@@ -122,7 +122,11 @@ def angle_loss(student: Tensor, teacher: Tensor, impl: str = 'auto') -> Tensor:
     version, the one to differentiate twice, and what ``'auto'`` takes under
     ``torch.func``. Value and gradient of all three lie within 5e-5 of those
     of float64, of the largest entry for the gradient; among tokens that are a
-    thousand times closer together than to the others, within 1e-3.
+    thousand times closer together than to the others, within 1e-3. Two cases
+    are ill-conditioned, and gradients differ by a few percent and more: tokens
+    on a line up to a thousandth of the steps between them, whose cosines are
+    those of 0 and pi, and a student that is its teacher up to a
+    hundred-thousandth, whose loss is next to 0.
 
     Args:
         student: Student tokens, ``(B, K, Cs)``.
@@ -230,8 +234,8 @@ def squared_distances(
     background say, would be noise. Float32 tokens are multiplied in float64,
     where nothing that they can hold is lost; where there is no wider type
     (float64 tokens, and MPS, which has no float64), they are centred first.
-    A pair closer than a few units in the last place of the image's largest
-    entry counts as coincident, closer than one in half precision.
+    A pair that is apart by no more than a few units in the last place of the
+    image's largest entry counts as coincident, one or two in half precision.
 
     Args:
         tokens: ``(B, K, C)``, floating point.

@@ -6,7 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serkd_mm.functional import superpixel_grid, superpixel_tokens
+from serkd_mm.functional import (
+    superpixel,
+    superpixel_grid,
+    superpixel_tokens,
+)
+from serkd_mm.ops import superpixel_local
 from tests.references import (
     DTYPES,
     TOLERANCE,
@@ -533,6 +538,20 @@ def test_a_cell_without_tokens_is_refused(grid_size):
         superpixel_tokens(torch.zeros(1, 16, 4), (4, 4), grid_size)
     with pytest.raises(ValueError, match='grid_size'):
         superpixel_grid((4, 4), grid_size)
+
+
+@pytest.mark.parametrize(
+    ('impl', 'tables'),
+    [('dense', superpixel._neighbourhood), ('local', superpixel_local._bands)],
+)
+def test_tables_are_built_once_per_shape(impl, tables):
+    tokens = torch.randn(2, 11 * 13, 4)
+    tables.cache_clear()
+    for _ in range(3):
+        superpixel_tokens(tokens, (11, 13), (3, 2), num_iters=2, impl=impl)
+    assert tables.cache_info().misses == 1
+    superpixel_tokens(tokens, (13, 11), (3, 2), impl=impl)
+    assert tables.cache_info().misses == 2
 
 
 def test_a_size_is_no_tensor_of_several():

@@ -244,7 +244,18 @@ def test_not_a_number_is_not_hidden(impl):
 
 
 @pytest.mark.parametrize('impl', FUSED)
-def test_no_gradient_is_computed_unasked(impl):
+def test_no_gradient_is_computed_unasked(impl, monkeypatch):
+    kind, _, form = impl.rpartition(' ')
+    name = f'{kind or "angle"}_{form}'
+    relation, asked = relation_fused.RELATIONS[name], []
+
+    def terms(squared, inverse, wanted):
+        asked.append(wanted)
+        return relation.terms(squared, inverse, wanted)
+
+    monkeypatch.setitem(
+        relation_fused.RELATIONS, name, relation._replace(terms=terms)
+    )
     student, teacher = make_pair(2, 6)
     student.requires_grad_()
     teacher.requires_grad_()
@@ -255,6 +266,7 @@ def test_no_gradient_is_computed_unasked(impl):
     assert not without.requires_grad
     assert without == with_grad
     assert not loss(student.detach(), teacher).requires_grad
+    assert asked == [True, False, False]
     with_grad.backward()
     assert teacher.grad is None
 
