@@ -30,6 +30,7 @@ from serkd_mm.engine.start_checks import (
     check_start,
     check_work_dir,
 )
+from serkd_mm.engine.tta import average_over_copies
 from serkd_mm.engine.whole_checkpoint import require_whole_checkpoint
 from serkd_mm.one_line_errors import MISTAKES, one_line_errors
 
@@ -57,6 +58,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--amp', action='store_true', help='automatic mixed precision'
     )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='average the scores of each image and its mirror image, or what '
+        'tta_pipeline and tta_model of the config say',
+    )
     args = parser.parse_args()
     # A name that cannot be written is said before the test, not after it.
     pickles = ('.pkl', '.pickle')
@@ -72,7 +79,10 @@ def parse_args() -> argparse.Namespace:
 def evaluate(cfg: Config, args: argparse.Namespace) -> None:
     """Test what a config describes and write what is asked for."""
     with config_errors(cfg):
+        average = average_over_copies(cfg) if args.tta else None
         runner = build_runner(cfg)
+        if average:
+            runner.register_hook(average)
         require_whole_checkpoint(runner, args.config)
         if args.out and args.out_item == 'pred':
             runner.test_evaluator.metrics.append(DumpResults(args.out))
