@@ -86,10 +86,16 @@ def _header(suggestion: Suggestion) -> str:
 
 
 def _described(tokens: TokenSource) -> str:
-    prefix = tokens.num_prefix_tokens
-    plural = 's' if prefix > 1 else ''
-    behind = f' behind {prefix} prefix token{plural}' if prefix else ''
-    return f'{by(tokens.hw)} tokens of width {tokens.channels}{behind}'
+    others = ' and '.join(
+        f'{where} {count} {kind} token{"s" * (count > 1)}'
+        for where, kind, count in (
+            ('behind', 'prefix', tokens.num_prefix_tokens),
+            ('before', 'suffix', tokens.num_suffix_tokens),
+        )
+        if count
+    )
+    text = f'{by(tokens.hw)} tokens of width {tokens.channels} {others}'
+    return f"{text.rstrip()}, of '{tokens.source}'"
 
 
 def _architecture(suggestion: Suggestion) -> Any:
@@ -155,6 +161,8 @@ def _tokens(source: TokenSource, suggestion: Suggestion) -> list[dict]:
     visual: dict[str, Any] = dict(type='VisualTokens')
     if not source.is_map:
         visual['num_prefix_tokens'] = source.num_prefix_tokens
+        if source.num_suffix_tokens:
+            visual['num_suffix_tokens'] = source.num_suffix_tokens
         if source.hw[0] != source.hw[1]:
             visual['hw'] = source.hw
     if source.hw == suggestion.hw:

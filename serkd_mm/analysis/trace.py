@@ -32,6 +32,7 @@ class TokenSource:
         hw: Height and width of the token grid.
         channels: Width of the tokens.
         num_prefix_tokens: Tokens in front of the visual ones.
+        num_suffix_tokens: Tokens behind them.
         is_map: Whether the output is a map ``(B, C, H, W)``, else it is a
             sequence ``(B, L, C)``.
         index: Which of several outputs it is; None of a single one.
@@ -43,6 +44,7 @@ class TokenSource:
     num_prefix_tokens: int
     is_map: bool
     index: int | None = None
+    num_suffix_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class _Call:
     index: int | None = None
     shape: tuple[int, ...] = ()
     prefix: int = 0
+    suffix: int = 0
     logits: Tensor | None = None
 
 
@@ -139,13 +142,13 @@ def _run(network: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
     """Calls of the network's modules, in the order in which they end."""
     calls: list[_Call] = []
     stack: list[_Call] = []
-    lengths: dict[int, int] = {}
+    lengths: dict[int, tuple[int, int]] = {}
 
     def enter(name: str, module: nn.Module, args: tuple) -> None:
         caller = stack[-1].name if stack else ''
         stack.append(_Call(name, caller, isinstance(module, nn.Sequential)))
         if args:
-            _note_prefix(args[0], lengths)
+            _note_others(args[0], lengths)
 
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
         call = stack.pop()
@@ -159,10 +162,10 @@ def _run(network: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
         calls.append(call)
         if not isinstance(output, Tensor):
             return
-        _note_prefix(output, lengths)
+        _note_others(output, lengths)
         call.shape = tuple(output.shape)
         if output.dim() == 3:
-            call.prefix = lengths[output.shape[1]]
+            call.prefix, call.suffix = lengths[output.shape[1]]
         if output.dim() == 2 and call.name.startswith(HEAD):
             # What is recorded is the module's whole output.
             call.logits = output if call.index is None else None
@@ -190,15 +193,20 @@ def _run(network: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
             hook.remove()
 
 
-def _note_prefix(value: Any, lengths: dict[int, int]) -> None:
-    """Count the prefix tokens of the first sequence of every length."""
+def _note_others(value: Any, lengths: dict[int, tuple[int, int]]) -> None:
+    """Count the tokens before and behind the visual ones.
+
+    In the first sequence of every length, where no image has met them yet.
+    """
     if not isinstance(value, Tensor) or value.dim() != 3:
         return
     if len(value) == 2 and value.shape[1] not in lengths:
         alike = (value[0] == value[1]).all(dim=1).tolist()
-        lengths[value.shape[1]] = (alike + [False]).index(False)
+        prefix = (alike + [False]).index(False)
+        suffix = (alike[:prefix:-1] + [False]).index(False)
+        lengths[value.shape[1]] = prefix, suffix
     else:
-        lengths.setdefault(value.shape[1], 0)
+        lengths.setdefault(value.shape[1], (0, 0))
 
 
 def _token_sources(
@@ -245,14 +253,20 @@ def _tokens_of(call: _Call, size: tuple[int, int]) -> TokenSource | None:
     if len(shape) == 4 and shape[0] == 2:
         hw, is_map, channels = (shape[2], shape[3]), True, shape[1]
     elif len(shape) == 3 and shape[0] == 2:
-        hw = _grid(shape[1] - call.prefix, size)
+        hw = _grid(shape[1] - call.prefix - call.suffix, size)
         is_map, channels = False, shape[2]
     else:
         return None
     if hw is None or hw[0] * hw[1] < 2 or not is_grid_of(hw, size):
         return None
     return TokenSource(
-        call.name, hw, channels, call.prefix, is_map, call.index
+        call.name,
+        hw,
+        channels,
+        call.prefix,
+        is_map,
+        call.index,
+        call.suffix,
     )
 
 

@@ -143,11 +143,13 @@ def test_register_tokens_are_counted_before_they_are_mixed() -> None:
     assert last == TokenSource('backbone.norm', (4, 4), 8, 5, False)
 
 
-def test_tokens_behind_the_visual_ones_are_no_prefix() -> None:
-    found = trace_network(Network(Mixer(1, behind=True)), SIZE)
+@pytest.mark.parametrize('others', [1, 4])
+def test_tokens_behind_the_visual_ones_are_counted_too(others: int) -> None:
+    *_, last = trace_network(Network(Mixer(others, behind=True)), SIZE).tokens
 
-    # 17 tokens fill no grid; the patches come before that.
-    assert [t.source for t in found.tokens] == ['backbone.patches']
+    assert last == TokenSource(
+        'backbone.norm', (4, 4), 8, 0, False, num_suffix_tokens=others
+    )
 
 
 def test_the_grid_of_oblong_images_has_their_shape() -> None:

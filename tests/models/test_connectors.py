@@ -73,6 +73,24 @@ def test_a_count_that_does_not_fill_the_named_grid_is_refused() -> None:
         VisualTokens(hw=(3, 5))(torch.randn(1, 16, 4))
 
 
+def test_suffix_tokens_are_taken_off() -> None:
+    sequence = torch.randn(2, 1 + 9 + 4, 4)
+    connector = VisualTokens(num_prefix_tokens=1, num_suffix_tokens=4)
+
+    tokens, hw = connector(sequence)
+
+    assert torch.equal(tokens, sequence[:, 1:10])
+    assert hw == (3, 3)
+    with pytest.raises(
+        ValueError,
+        match=r'less num_prefix_tokens=1 and num_suffix_tokens=4 leaves 8 .* '
+        r'3x3=9 \(num_prefix_tokens=0\)',
+    ):
+        connector(sequence[:, :-1])
+    with pytest.raises(ValueError, match="num_suffix_tokens .* got '1'"):
+        VisualTokens(num_suffix_tokens='1')
+
+
 def test_a_sequence_of_nothing_but_prefix_is_refused() -> None:
     with pytest.raises(ValueError, match='leaves 0 visual tokens'):
         VisualTokens(num_prefix_tokens=2)(torch.randn(1, 2, 4))

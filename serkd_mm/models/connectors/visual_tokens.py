@@ -23,26 +23,32 @@ class VisualTokens(BaseConnector):
             with distillation token, 0 without. Not used for feature maps.
         hw: Height and width of the token grid of a sequence. None takes the
             visual tokens as a square.
+        num_suffix_tokens: Number of such tokens behind the visual ones.
         init_cfg: Initialisation config.
 
     Raises:
-        ValueError: If ``num_prefix_tokens`` is no integer from 0 on, or
-            ``hw`` neither one positive integer nor two.
+        ValueError: If a number of tokens is no integer from 0 on, or ``hw``
+            neither one positive integer nor two.
     """
 
     def __init__(
         self,
         num_prefix_tokens: int = 0,
         hw: tuple[int, int] | None = None,
+        num_suffix_tokens: int = 0,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if type(num_prefix_tokens) is not int or num_prefix_tokens < 0:
-            raise ValueError(
-                'num_prefix_tokens must be an integer >= 0, got '
-                f'{num_prefix_tokens!r}'
-            )
+        for name, number in (
+            ('num_prefix_tokens', num_prefix_tokens),
+            ('num_suffix_tokens', num_suffix_tokens),
+        ):
+            if type(number) is not int or number < 0:
+                raise ValueError(
+                    f'{name} must be an integer >= 0, got {number!r}'
+                )
         self.num_prefix_tokens = num_prefix_tokens
+        self.num_suffix_tokens = num_suffix_tokens
         self.hw = None if hw is None else size_pair(hw, 'hw')
 
     def forward_train(self, feature: Tensor) -> TokenMap:
@@ -72,12 +78,15 @@ class VisualTokens(BaseConnector):
                 'VisualTokens needs a (B, L, C) sequence or a (B, C, H, W) '
                 f'map, got shape {tuple(feature.shape)}'
             )
-        tokens = feature[:, self.num_prefix_tokens :]
-        return TokenMap(tokens, self._grid(feature.shape[1]))
+        length = feature.shape[1]
+        hw = self._grid(length)
+        end = length - self.num_suffix_tokens
+        return TokenMap(feature[:, self.num_prefix_tokens : end], hw)
 
     def _grid(self, length: int) -> tuple[int, int]:
         """Grid of the visual tokens in a sequence of ``length`` tokens."""
-        count = length - self.num_prefix_tokens
+        others = self.num_prefix_tokens + self.num_suffix_tokens
+        count = length - others
         if self.hw is not None and self.hw[0] * self.hw[1] == count:
             return self.hw
         side = math.isqrt(max(count, 1))
@@ -86,10 +95,14 @@ class VisualTokens(BaseConnector):
         if (side + 1) ** 2 - count < count - side**2:
             side += 1
         wanted = 'a square' if self.hw is None else f'hw={self.hw}'
+        prefix = length - self.num_suffix_tokens - side**2
+        behind = ''
+        if self.num_suffix_tokens:
+            behind = f' and num_suffix_tokens={self.num_suffix_tokens}'
         raise ValueError(
             f'sequence of L={length} tokens less num_prefix_tokens='
-            f'{self.num_prefix_tokens} leaves {count} visual tokens, which do '
-            f'not fill {wanted}; the nearest square is {side}x{side}='
-            f'{side**2} (num_prefix_tokens={length - side**2}): change '
-            'num_prefix_tokens or hw of VisualTokens'
+            f'{self.num_prefix_tokens}{behind} leaves {count} visual tokens, '
+            f'which do not fill {wanted}; the nearest square is {side}x{side}='
+            f'{side**2} (num_prefix_tokens={prefix}): change '
+            'num_prefix_tokens, num_suffix_tokens or hw of VisualTokens'
         )
