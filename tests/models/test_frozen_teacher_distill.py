@@ -726,6 +726,17 @@ def test_a_teacher_comes_from_the_config_it_was_trained_with(
     assert model.renormalize is not None
 
 
+@pytest.mark.parametrize('divisor', [1, 32])
+def test_padding_of_another_normalisation_is_announced(
+    divisor: int, said: list[str], tmp_path: Path
+) -> None:
+    padded = dict(RGB, pad_size_divisor=divisor)
+    teacher = dict(cfg_path=str(own_config(tmp_path)))
+    build(data_preprocessor=padded, teacher=teacher)
+    announced = any('padding has another value' in text for text in said)
+    assert announced == (divisor > 1)
+
+
 def test_a_config_of_the_teacher_that_is_not_there_is_named() -> None:
     with pytest.raises(FileNotFoundError, match="'nowhere/teacher.py'"):
         build(teacher=dict(cfg_path='nowhere/teacher.py'))

@@ -280,6 +280,16 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 f'{describe_normalization(own)}.',
                 logger='current',
             )
+            if (getattr(own, 'pad_size_divisor', None) or 1) > 1:
+                print_log(
+                    'data_preprocessor.pad_size_divisor pads images after '
+                    'they are normalised, so the padding has another value '
+                    "for the teacher than in the teacher's own normalisation; "
+                    "take the teacher's mean and std, or images that need no "
+                    'padding',
+                    logger='current',
+                    level=logging.WARNING,
+                )
 
     @property
     def distillation_stopped(self) -> bool:
