@@ -159,6 +159,8 @@ class SeRKDDistiller(ConfigurableDistiller):
         for manager in (self.student_recorders, self.teacher_recorders):
             for recorder in manager.recorders.values():
                 recorder.reset_data_buffer()
+        for versions in self._versions.values():
+            versions.clear()
 
     def get_record(
         self,
@@ -192,21 +194,13 @@ class SeRKDDistiller(ConfigurableDistiller):
                 try:
                     cached[key] = super().get_record(*key)
                 except _NAMED as error:
-                    _begin_with(self._title(*key), error)
+                    title = self._recorder_title(recorder, from_student)
+                    if connector:
+                        title = f'connector {connector!r} of {title}'
+                    _begin_with(title, error)
                     raise
         record = cached[key]
         return record if connector_idx is None else record[connector_idx]
-
-    def _title(
-        self,
-        recorder: str,
-        from_student: bool,
-        record_idx: int,
-        data_idx: int | None,
-        connector: str | None,
-    ) -> str:
-        title = self._recorder_title(recorder, from_student)
-        return f'connector {connector!r} of {title}' if connector else title
 
     def _recorder_title(self, recorder: str, from_student: bool) -> str:
         side = 'student' if from_student else 'teacher'
@@ -232,23 +226,16 @@ class SeRKDDistiller(ConfigurableDistiller):
                 f'{record_idx} needs {record_idx + 1}; name a source in '
                 f'{side}_recorders that the {side} runs'
             )
-        record = source.data_buffer[record_idx]
-        noted = self._versions.get(source, [])[record_idx : record_idx + 1]
-        for before, after in zip(noted, [_versions(record)]):
-            picked = (
-                slice(None)
-                if data_idx is None
-                else slice(data_idx, data_idx + 1)
+        if self._changed_in_place(source, record_idx, data_idx):
+            raise RuntimeError(
+                f'{name} recorded a tensor that the {side} then changed in '
+                'place (as `x += y` does), so the loss would get other values '
+                'than the module put out; record the module around it, such '
+                'as its whole block, or write `x = x + y` there'
             )
-            if before[picked] != after[picked]:
-                raise RuntimeError(
-                    f'{name} recorded a tensor that the {side} then changed '
-                    'in place (as `x += y` does), so the loss would get other '
-                    'values than the module put out; record the module around '
-                    'it, such as its whole block, or write `x = x + y` there'
-                )
         if data_idx is None:
             return
+        record = source.data_buffer[record_idx]
         if not isinstance(record, (tuple, list)):
             raise ValueError(
                 f'{name} recorded one {type(record).__name__}, of which '
@@ -261,6 +248,17 @@ class SeRKDDistiller(ConfigurableDistiller):
                 'too (out_indices), or record its module, such as '
                 "'backbone.layer3'"
             )
+
+    def _changed_in_place(
+        self, source: BaseRecorder, record_idx: int, data_idx: int | None
+    ) -> bool:
+        noted = self._versions.get(source, [])
+        if record_idx >= len(noted):  # nothing was noted while compiling
+            return False
+        now = _version_numbers(source.data_buffer[record_idx])
+        changed = [a != b for a, b in zip(noted[record_idx], now)]
+        end = None if data_idx is None else data_idx + 1
+        return any(changed[data_idx:end])
 
     def _student_connectors(self) -> set[str]:
         """Names of the connectors that some student record passes through."""
@@ -275,12 +273,14 @@ class SeRKDDistiller(ConfigurableDistiller):
 def _compute(loss: nn.Module, arguments: dict[str, Any]) -> Tensor:
     """A loss in the precision that it needs."""
     own = isinstance(loss, _OWN_LOSSES)
+    if own or next(loss.parameters(), None) is not None:
+        return loss(**arguments)
     floating = {
         argument: at_least_float32(value)
         for argument, value in arguments.items()
         if isinstance(value, Tensor) and value.is_floating_point()
     }
-    if own or not floating or next(loss.parameters(), None) is not None:
+    if not floating:
         return loss(**arguments)
     device = next(iter(floating.values())).device.type
     with torch.autocast(device, enabled=False):
@@ -296,12 +296,12 @@ def _version_hook(
         # Asked for versions, torch.compile would break its graph.
         if recorder.recording and not compat.is_compiling():
             last = len(recorder.data_buffer) - 1
-            versions[last:] = [_versions(recorder.data_buffer[last])]
+            versions[last:] = [_version_numbers(recorder.data_buffer[last])]
 
     return note
 
 
-def _versions(record: Any) -> list[int | None]:
+def _version_numbers(record: Any) -> list[int | None]:
     """How often each tensor of a record was changed in place."""
     items = record if isinstance(record, (tuple, list)) else [record]
     return [
