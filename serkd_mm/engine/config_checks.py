@@ -31,17 +31,18 @@ _TOP = (
     'runner_type',
     'sync_bn',
 )
+# Default hooks of MMEngine, which leaves them out itself where they are None.
+HOST_HOOKS = (
+    'checkpoint',
+    'logger',
+    'param_scheduler',
+    'runtime_info',
+    'sampler_seed',
+    'timer',
+)
 # Dicts of which the host reads the keys that it knows and no others.
 _NESTED = {
-    'default_hooks': (
-        'checkpoint',
-        'logger',
-        'param_scheduler',
-        'runtime_info',
-        'sampler_seed',
-        'timer',
-        'visualization',
-    ),
+    'default_hooks': (*HOST_HOOKS, 'visualization'),
     'env_cfg': ('cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'),
     'model.architecture.train_cfg': ('augments', 'probs'),
     'optim_wrapper.paramwise_cfg': (

@@ -22,6 +22,7 @@ from .. import compat
 from ..models import FrozenTeacherDistill
 from .cfg_options import CfgOptions
 from .config_checks import (
+    HOST_HOOKS,
     check_batch_norm,
     check_batches,
     check_heads,
@@ -37,16 +38,6 @@ from .whole_checkpoint import require_whole_checkpoint
 
 # Environment variable: when the launcher started, in seconds since the epoch.
 STARTED = 'SERKD_MM_STARTED'
-
-# Default hooks of MMEngine, which leaves them out itself where they are None.
-_HOST_HOOKS = {
-    'runtime_info',
-    'timer',
-    'sampler_seed',
-    'logger',
-    'param_scheduler',
-    'checkpoint',
-}
 
 # What MMEngine reads.
 _CONFIG_FILES = ('.py', '.yml', '.yaml', '.json')
@@ -257,7 +248,7 @@ def build_runner(cfg: Config) -> Runner:
         cfg.randomness.setdefault('seed', None)
     build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
     hooks = cfg.get('default_hooks') or {}
-    for name in set(hooks) - _HOST_HOOKS:
+    for name in set(hooks).difference(HOST_HOOKS):
         if hooks[name] is None:
             hooks.pop(name)
     runner: Runner = build(cfg)
