@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.connectors.token_map import is_grid_of
+from ..models.connectors.token_map import grid_like, is_grid_of
 
 BACKBONE = 'backbone'
 HEAD = 'head'
@@ -253,7 +252,7 @@ def _tokens_of(call: _Call, size: tuple[int, int]) -> TokenSource | None:
     if len(shape) == 4 and shape[0] == 2:
         hw, is_map, channels = (shape[2], shape[3]), True, shape[1]
     elif len(shape) == 3 and shape[0] == 2:
-        hw = _grid(shape[1] - call.prefix - call.suffix, size)
+        hw = grid_like(shape[1] - call.prefix - call.suffix, size)
         is_map, channels = False, shape[2]
     else:
         return None
@@ -268,12 +267,6 @@ def _tokens_of(call: _Call, size: tuple[int, int]) -> TokenSource | None:
         call.index,
         call.suffix,
     )
-
-
-def _grid(count: int, size: tuple[int, int]) -> tuple[int, int] | None:
-    """Grid of ``count`` tokens with the aspect ratio of the image."""
-    height = max(round(math.sqrt(count * size[0] / size[1])), 1)
-    return (height, count // height) if count % height == 0 else None
 
 
 def _logits(calls: list[_Call], output: Any) -> str | None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from ...ops import without_kernels
 from ..connectors import TokenMap, VisualTokens
-from ..connectors.token_map import is_grid_of
+from ..connectors.token_map import grid_like, is_grid_of
 from ..heads import DeiTDistillHead
 from ..heads.check_head import head_widths_named
 from ..modes import buffers_kept, evaluating
@@ -204,12 +204,12 @@ def grids_checked(
     def check(connector: VisualTokens, args: tuple, tokens: TokenMap) -> None:
         guessed = connector.hw is None and args[0].dim() == 3
         if guessed and not is_grid_of(tokens.hw, size):
-            side = math.sqrt(size[0] * size[1] / tokens.tokens.shape[1])
-            near = tuple(round(pixels / side) for pixels in size)
+            hw = grid_like(tokens.tokens.shape[1], size)
+            example = f', such as hw={hw}' if hw else ''
             raise ValueError(
                 f'images of {size[0]}x{size[1]} pixels have no square grid '
                 f'of {tokens.hw[0]}x{tokens.hw[1]} tokens, which VisualTokens '
-                f'takes without hw; set hw of VisualTokens, such as hw={near}'
+                f'takes without hw; set hw of VisualTokens{example}'
             )
 
     handles = [

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -28,6 +29,20 @@ class TokenMap(NamedTuple):
     def maps(self) -> Tensor:
         """The tokens as feature maps, a view ``(B, C, H, W)``."""
         return self.tokens.transpose(1, 2).unflatten(2, self.hw)
+
+
+def grid_like(count: int, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Grid of ``count`` tokens with the aspect ratio of the image.
+
+    Args:
+        count: Number of tokens.
+        size: Height and width of the image in pixels.
+
+    Returns:
+        Height and width, None if no such grid has as many tokens.
+    """
+    height = max(round(math.sqrt(count * size[0] / size[1])), 1)
+    return (height, count // height) if count % height == 0 else None
 
 
 def is_grid_of(hw: tuple[int, int], size: tuple[int, int]) -> bool:
