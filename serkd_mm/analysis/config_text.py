@@ -94,8 +94,10 @@ def _described(tokens: TokenSource) -> str:
         )
         if count
     )
-    text = f'{by(tokens.hw)} tokens of width {tokens.channels} {others}'
-    return f"{text.rstrip()}, of '{tokens.source}'"
+    text = f'{by(tokens.hw)} tokens of width {tokens.channels}'
+    if others:
+        text += f' {others}'
+    return f"{text}, of '{tokens.source}'"
 
 
 def _architecture(suggestion: Suggestion) -> Any:

@@ -157,10 +157,9 @@ def write_torchscript(
         program = torch.jit.trace(
             classifier, _random(_TRACED, size), check_trace=False
         )
-        try:
+        fits = False
+        with contextlib.suppress(RuntimeError):  # of a shape
             fits = _gap(classifier, program, size, sizes) <= TOLERANCE
-        except RuntimeError:  # of a shape
-            fits = False
         if not fits:
             note = (
                 f'{path.name} takes the images of a batch one after the '

@@ -69,12 +69,7 @@ def check_compared_classes(
     counts = [_class_count(network) for network in (student, teacher)]
     if None in counts or counts[0] == counts[1]:
         return
-    sides = {
-        record['from_student']
-        for record in distiller.loss_forward_mappings[name].values()
-        if is_logits(distiller, record)
-    }
-    if len(sides) == 2:
+    if len(_logit_sides(name, distiller)) == 2:
         raise ValueError(
             f'{name} compares logits, but the student has {counts[0]} '
             f'classes and the teacher {counts[1]}; take a teacher of the '
@@ -103,8 +98,7 @@ def check_one_label(
     loss = distiller.distill_losses[name]
     if not isinstance(loss, _SOFTMAX_LOSSES):
         return
-    mapping = distiller.loss_forward_mappings[name].values()
-    if not any(is_logits(distiller, record) for record in mapping):
+    if not _logit_sides(name, distiller):
         return
     for side, network in (('student', student), ('teacher', teacher)):
         head = getattr(network, 'head', None)
@@ -116,6 +110,15 @@ def check_one_label(
                 "logits with MMRazor's L2Loss(normalize=False, "
                 f'div_element=True), or leave {name} out'
             )
+
+
+def _logit_sides(name: str, distiller: ConfigurableDistiller) -> set[bool]:
+    """Whose logits a loss gets: the student's if True, the teacher's."""
+    return {
+        record['from_student']
+        for record in distiller.loss_forward_mappings[name].values()
+        if is_logits(distiller, record)
+    }
 
 
 def _class_count(network: nn.Module) -> int | None:

@@ -202,11 +202,15 @@ class SeRKDDistiller(ConfigurableDistiller):
         record = cached[key]
         return record if connector_idx is None else record[connector_idx]
 
-    def _recorder_title(self, recorder: str, from_student: bool) -> str:
+    def _recorder(self, name: str, from_student: bool) -> BaseRecorder:
+        if from_student:
+            return self.student_recorders.get_recorder(name)
+        return self.teacher_recorders.get_recorder(name)
+
+    def _recorder_title(self, name: str, from_student: bool) -> str:
         side = 'student' if from_student else 'teacher'
-        manager: RecorderManager = getattr(self, f'{side}_recorders')
-        source = manager.get_recorder(recorder).source
-        return f'{side} recorder {recorder!r} (source {source!r})'
+        source = self._recorder(name, from_student).source
+        return f'{side} recorder {name!r} (source {source!r})'
 
     def _check_recorded(
         self,
@@ -216,8 +220,7 @@ class SeRKDDistiller(ConfigurableDistiller):
         data_idx: int | None,
     ) -> None:
         side = 'student' if from_student else 'teacher'
-        manager: RecorderManager = getattr(self, f'{side}_recorders')
-        source = manager.get_recorder(recorder)
+        source = self._recorder(recorder, from_student)
         name = self._recorder_title(recorder, from_student)
         count = len(source.data_buffer)
         if record_idx >= count:
