@@ -293,7 +293,11 @@ def keys(report: PairReport) -> list[str]:
     return [problem.key for problem in report.problems]
 
 
-def test_all_problems_are_found_at_once() -> None:
+def test_all_problems_are_found_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where no quick start has left its teacher.
+    monkeypatch.chdir(tmp_path)
     report = check(
         {
             f'{DISTILLER}.student_recorders.logits.source': 'head.layer.head',

@@ -48,8 +48,13 @@ def test_a_pair_that_fits_ends_well(
 
 
 def test_options_of_the_config_and_other_images_count(
-    tool: ModuleType, capsys: pytest.CaptureFixture
+    tool: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Where no quick start has left its teacher.
+    monkeypatch.chdir(tmp_path)
     key = 'model.distiller.distill_losses.loss_feature.teacher_channels=95'
 
     code = tool.main(
