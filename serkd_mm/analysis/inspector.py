@@ -21,7 +21,7 @@ from ..models.algorithms.class_checks import (
 )
 from ..models.algorithms.renormalize import Renormalize
 from ..models.connectors import SuperpixelTokenizer, TokenMap, VisualTokens
-from ..models.distillers.serkd_distiller import check_source
+from ..models.distillers.record_checks import check_source
 from ..models.heads.check_head import head_widths_named
 from .findings import PairReport, Record, Tokens
 from .gradients import measure_losses, scalar

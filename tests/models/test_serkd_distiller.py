@@ -528,7 +528,7 @@ def test_a_record_that_was_changed_in_place_is_refused(side: str) -> None:
 def test_of_a_tuple_the_item_that_is_asked_for_counts() -> None:
     model = build()
     source = model.distiller.student_recorders.get_recorder('tokens')
-    noted = model.distiller._versions[source]
+    noted = model.distiller._versions._noted[source]
     record = (torch.zeros(2, 3), torch.zeros(2, 3))
     source.data_buffer.append(record)
     noted.append([0, 0])
@@ -538,7 +538,7 @@ def test_of_a_tuple_the_item_that_is_asked_for_counts() -> None:
         model.distiller.get_record, recorder='tokens', from_student=True
     )
     assert get(data_idx=0) is record[0]
-    for item in (1, None):
+    for item in (1, -1, None):
         with pytest.raises(RuntimeError, match='changed in place'):
             get(data_idx=item)
 

@@ -1,7 +1,6 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,17 +8,16 @@ import torch
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules import (
     ModuleOutputsRecorder,
-    ParameterRecorder,
     RecorderManager,
 )
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from ... import compat
 from ...functional.scale import at_least_float32
 from .. import losses
 from .check_mappings import check_blocks, check_mappings
+from .record_checks import RecordVersions, check_sources
 
 # They take half precision as it comes, whose rounding they know of.
 _OWN_LOSSES = tuple(getattr(losses, name) for name in losses.__all__)
@@ -55,9 +53,7 @@ class SeRKDDistiller(ConfigurableDistiller):
         check_blocks(kwargs)
         super().__init__(**kwargs)
         self._connected: dict[tuple, Any] | None = None
-        # How often the tensors of each record had been changed when they were
-        # recorded.
-        self._versions: dict[BaseRecorder, list[list[int | None]]] = {}
+        self._versions = RecordVersions()
         # While the student runs for losses that are to train it.
         self.student_learns = False
         unmapped = set(self.distill_losses) - set(self.loss_forward_mappings)
@@ -87,9 +83,9 @@ class SeRKDDistiller(ConfigurableDistiller):
 
     def prepare_from_student(self, model: nn.Module) -> None:
         """Attach the student's recorders, ``model`` being the student."""
-        _check_sources(self.student_recorders, model, 'student')
+        check_sources(self.student_recorders, model, 'student')
         super().prepare_from_student(model)
-        self._note_versions(self.student_recorders, model)
+        self._versions.note(self.student_recorders, model)
         for name, recorder in self.student_recorders.recorders.items():
             if isinstance(recorder, ModuleOutputsRecorder):
                 module = model.get_submodule(recorder.source)
@@ -114,19 +110,9 @@ class SeRKDDistiller(ConfigurableDistiller):
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
         """Attach the teacher's recorders, ``model`` being the teacher."""
-        _check_sources(self.teacher_recorders, model, 'teacher')
+        check_sources(self.teacher_recorders, model, 'teacher')
         super().prepare_from_teacher(model)
-        self._note_versions(self.teacher_recorders, model)
-
-    def _note_versions(
-        self, recorders: RecorderManager, model: nn.Module
-    ) -> None:
-        for recorder in recorders.recorders.values():
-            if isinstance(recorder, ModuleOutputsRecorder):  # or of inputs
-                versions = self._versions[recorder] = []
-                module = model.get_submodule(recorder.source)
-                # Behind the hook that records.
-                module.register_forward_hook(_version_hook(recorder, versions))
+        self._versions.note(self.teacher_recorders, model)
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
         """Compute the mapped losses, then release all records.
@@ -159,8 +145,7 @@ class SeRKDDistiller(ConfigurableDistiller):
         for manager in (self.student_recorders, self.teacher_recorders):
             for recorder in manager.recorders.values():
                 recorder.reset_data_buffer()
-        for versions in self._versions.values():
-            versions.clear()
+        self._versions.clear()
 
     def get_record(
         self,
@@ -229,7 +214,7 @@ class SeRKDDistiller(ConfigurableDistiller):
                 f'{record_idx} needs {record_idx + 1}; name a source in '
                 f'{side}_recorders that the {side} runs'
             )
-        if self._changed_in_place(source, record_idx, data_idx):
+        if self._versions.differ(source, record_idx, data_idx):
             raise RuntimeError(
                 f'{name} recorded a tensor that the {side} then changed in '
                 'place (as `x += y` does), so the loss would get other values '
@@ -251,17 +236,6 @@ class SeRKDDistiller(ConfigurableDistiller):
                 'too (out_indices), or record its module, such as '
                 "'backbone.layer3'"
             )
-
-    def _changed_in_place(
-        self, source: BaseRecorder, record_idx: int, data_idx: int | None
-    ) -> bool:
-        noted = self._versions.get(source, [])
-        if record_idx >= len(noted):  # nothing was noted while compiling
-            return False
-        now = _version_numbers(source.data_buffer[record_idx])
-        changed = [a != b for a, b in zip(noted[record_idx], now)]
-        end = None if data_idx is None else data_idx + 1
-        return any(changed[data_idx:end])
 
     def _student_connectors(self) -> set[str]:
         """Names of the connectors that some student record passes through."""
@@ -290,72 +264,7 @@ def _compute(loss: nn.Module, arguments: dict[str, Any]) -> Tensor:
         return loss(**{**arguments, **floating})
 
 
-def _version_hook(
-    recorder: ModuleOutputsRecorder, versions: list[list[int | None]]
-) -> Callable[[nn.Module, Any, Any], None]:
-    """Hook that notes how often what was just recorded had been changed."""
-
-    def note(module: nn.Module, args: Any, output: Any) -> None:
-        # Asked for versions, torch.compile would break its graph.
-        if recorder.recording and not compat.is_compiling():
-            last = len(recorder.data_buffer) - 1
-            versions[last:] = [_version_numbers(recorder.data_buffer[last])]
-
-    return note
-
-
-def _version_numbers(record: Any) -> list[int | None]:
-    """How often each tensor of a record was changed in place."""
-    items = record if isinstance(record, (tuple, list)) else [record]
-    return [
-        item._version
-        if isinstance(item, Tensor) and not item.is_inference()
-        else None
-        for item in items
-    ]
-
-
 def _begin_with(title: str, error: Exception) -> None:
     """Let the message of an error begin with what it is about."""
     said = error.args[0] if error.args else ''
     error.args = (f'{title}: {said}', *error.args[1:])
-
-
-def _check_sources(
-    recorders: RecorderManager, model: nn.Module, side: str
-) -> None:
-    for name, recorder in recorders.recorders.items():
-        check_source(name, recorder, model, side)
-
-
-def check_source(
-    name: str, recorder: BaseRecorder, model: nn.Module, side: str
-) -> None:
-    """Name the nearest modules or parameters when a source is unknown.
-
-    Args:
-        name: Name of the recorder.
-        recorder: The recorder.
-        model: The network that it is to record from.
-        side: ``'student'`` or ``'teacher'``.
-
-    Raises:
-        ValueError: If the network has no such module or parameter.
-    """
-    if isinstance(recorder, ParameterRecorder):
-        kind, known = 'parameter', model.named_parameters()
-    elif isinstance(recorder, ModuleOutputsRecorder):  # or of inputs
-        kind, known = 'module', model.named_modules()
-    else:
-        return
-    names = [known_name for known_name, _ in known]
-    if recorder.source in names:  # '' is the network itself
-        return
-    near = difflib.get_close_matches(
-        str(recorder.source), filter(None, names), n=3, cutoff=0
-    )
-    raise ValueError(
-        f'source {recorder.source!r} of {side} recorder {name!r} is no {kind} '
-        f'of the {side} ({type(model).__name__}); nearest names: '
-        f'{", ".join(near)}; change distiller.{side}_recorders.{name}.source'
-    )
