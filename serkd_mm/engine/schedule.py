@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 from mmengine.optim import OptimWrapper, _ParamScheduler
@@ -173,6 +174,36 @@ def replan(runner: Runner, checkpoint: dict, length: int) -> None:
         )
 
 
+def follow_rates(
+    runner: Runner,
+    checkpoint: dict,
+    past: list[float] | None,
+    now: list[float] | None,
+) -> None:
+    """Let learning rates that no scheduler sets be those of the config.
+
+    MMEngine restores them with the optimizer. Where the config has not
+    changed they stay as restored, as a hook may have set them.
+
+    Args:
+        runner: Runner that resumes.
+        checkpoint: What it resumes from; its rates are changed in place.
+        past: Rates per parameter group of the config that it was written
+            with, None where that is not known.
+        now: Those of the present config.
+    """
+    schedulers = runner.param_schedulers or []
+    if not past or not now or past == now or isinstance(schedulers, dict):
+        return
+    if any(scheduler.param_name == 'lr' for scheduler in schedulers):
+        return
+    _keep_values(('lr',), runner.optim_wrapper, checkpoint)
+    runner.logger.warning(
+        'Learning rates follow the config: '
+        f'{sorted(set(past))} -> {sorted(set(now))}'
+    )
+
+
 def _refuse_changes(schedulers: dict, states: Any) -> None:
     """Of several optimizers; MMEngine keeps their schedulers in a dict."""
     for name, own in schedulers.items():
@@ -213,11 +244,19 @@ def _keep(
 ) -> None:
     """Let the checkpoint hold the schedulers and their values."""
     checkpoint['param_schedulers'] = [s.state_dict() for s in schedulers]
+    names = {scheduler.param_name for scheduler in schedulers}
+    initial = {f'initial_{name}' for name in names}
+    _keep_values(names | initial, wrapper, checkpoint)
+
+
+def _keep_values(
+    keys: Iterable[str], wrapper: OptimWrapper, checkpoint: dict
+) -> None:
+    """Let the checkpoint hold an optimizer's present settings."""
     saved = checkpoint.get('optimizer')
     if saved is None:
         return
     groups = saved['param_groups'] + [saved.get('base_param_settings', {})]
-    for name in {scheduler.param_name for scheduler in schedulers}:
-        for key in (name, f'initial_{name}'):
-            for group, past in zip(wrapper.param_groups, groups):
-                past[key] = group[key]
+    for key in keys:
+        for group, past in zip(wrapper.param_groups, groups):
+            past[key] = group[key]

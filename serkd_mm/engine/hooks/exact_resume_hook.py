@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmengine.dataset import InfiniteSampler
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import (
     BaseLoop,
@@ -24,10 +24,11 @@ from ..data_position import describe_data, find_position
 from ..named_batches import NamedBatches, name_batches
 from ..random_streams import enter_stream
 from ..runner_parts import unwrapped_model, update_was_due
-from ..schedule import replan
+from ..schedule import follow_rates, replan
 
 _KEY = 'exact_resume'
 _GRADIENTS = 'accumulated_gradients'
+_RATES, _STOPPING = 'configured_rates', 'early_stopping'
 # What random numbers are for; the second part of a stream's name.
 _EPOCH, _ITERATION, _DATA, _EPOCH_END = range(4)
 
@@ -51,7 +52,10 @@ class ExactResumeHook(Hook):
     - *Schedules.* They follow the config, as MMEngine would go on with the
       old one and, after a change of ``max_epochs``, leave the learning rate
       where that ended. A schedule that does not fit the new length is an
-      error.
+      error. Without one the rates follow the config where it has others.
+    - *Early stopping* counts on where MMEngine's hook stood. From a best
+      checkpoint, which is written before that hook has seen its score, it
+      counts on from the validation before.
     - *Accumulated gradients* of ``accumulative_counts``, in one process.
     - *Logs.* Checkpoints keep as much of the log history as the log shows,
       an epoch at least, and do not grow with the run.
@@ -70,6 +74,7 @@ class ExactResumeHook(Hook):
         self._batches: NamedBatches | None = None
         self._start = 0
         self._gradients: dict[str, Tensor] = {}
+        self._rates: list[float] | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Take over the random numbers of the data loader."""
@@ -89,7 +94,13 @@ class ExactResumeHook(Hook):
         """Add what resuming needs to know, and leave out old logs."""
         if self._batches is None:
             return
-        checkpoint['meta'][_KEY] = describe_data(runner)
+        meta = checkpoint['meta']
+        meta[_KEY] = describe_data(runner)
+        meta[_RATES] = self._rates
+        meta[_STOPPING] = [
+            dict(wait_count=hook.wait_count, best_score=float(hook.best_score))
+            for hook in _early_stopping(runner)
+        ]
         _trim_logs(runner, checkpoint['message_hub']['log_scalars'])
         gradients = _accumulated_gradients(runner)
         if gradients:
@@ -103,10 +114,18 @@ class ExactResumeHook(Hook):
         meta = checkpoint['meta']
         self._start = find_position(runner, meta, meta.get(_KEY))
         replan(runner, checkpoint, len(runner.train_dataloader))
+        self._rates = _configured_rates(runner)
+        follow_rates(runner, checkpoint, meta.get(_RATES), self._rates)
+        for hook, seen in zip(
+            _early_stopping(runner), meta.get(_STOPPING, ())
+        ):
+            vars(hook).update(seen)
         self._gradients = checkpoint.pop(_GRADIENTS, {})
 
     def before_train(self, runner: Runner) -> None:
         """Restore the gradients of an unfinished accumulation."""
+        if self._rates is None:
+            self._rates = _configured_rates(runner)
         for name, parameter in unwrapped_model(runner).named_parameters():
             if name in self._gradients:
                 parameter.grad = self._gradients[name].to(parameter.device)
@@ -190,6 +209,16 @@ class _Counted(Iterator):
             self._taken -= 1
             return None
         return next(self._iterator)
+
+
+def _early_stopping(runner: Runner) -> list[EarlyStoppingHook]:
+    return [h for h in runner.hooks if isinstance(h, EarlyStoppingHook)]
+
+
+def _configured_rates(runner: Runner) -> list[float] | None:
+    """Learning rates of an optimizer that has not trained yet."""
+    groups = getattr(runner.optim_wrapper, 'optimizer', None)
+    return groups and [group['lr'] for group in groups.param_groups]
 
 
 def _check_optimizer(runner: Runner, checkpoint: dict) -> None:

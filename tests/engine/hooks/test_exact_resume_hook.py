@@ -25,7 +25,12 @@ from torch.utils.data import Dataset, IterableDataset, RandomSampler
 
 from serkd_mm.engine.checkpoints import ResumeError
 from tests.engine import runs
-from tests.engine.runs import build_runner, log_of, two_optimizers
+from tests.engine.runs import (
+    build_runner,
+    log_of,
+    two_optimizers,
+    validation,
+)
 from tests.jobs import free_port
 from tests.models import builders
 
@@ -423,6 +428,79 @@ def test_another_batch_size_goes_on_at_the_same_image(tmp_path: Path) -> None:
     # Three batches of the present size are an epoch.
     end = torch.load(tmp_path / 'part' / 'iter_9.pth')
     assert end['param_schedulers'][0]['_global_step'] == 9
+
+
+@pytest.mark.parametrize('changed', [False, True])
+def test_rates_without_a_schedule_follow_a_config_that_changed(
+    tmp_path: Path, changed: bool
+) -> None:
+    """And stay where a hook put them in one that did not."""
+
+    class Halve(Hook):
+        def before_train_epoch(self, runner: Any) -> None:
+            if runner.epoch == 1:
+                runner.optim_wrapper.param_groups[0]['lr'] = 0.05
+
+    settings = dict(
+        hooks=dict(resume=dict(type='ExactResumeHook'), halve=Halve()),
+        param_scheduler=None,
+    )
+    whole = build_runner(tmp_path / 'whole', **settings)
+    whole.train()
+    assert whole.optim_wrapper.get_lr()['lr'] == [0.05]
+
+    part = build_runner(
+        tmp_path / 'part',
+        resume=True,
+        load_from=str(tmp_path / 'whole' / 'epoch_2.pth'),
+        optim_wrapper=dict(
+            optimizer=dict(type='SGD', lr=0.02 if changed else 0.1)
+        ),
+        **settings,
+    )
+    part.train()
+
+    assert part.optim_wrapper.get_lr()['lr'] == [0.02 if changed else 0.05]
+    log = log_of(tmp_path / 'part')
+    assert ('Learning rates follow the config: [0.1] -> [0.02]' in log) is (
+        changed
+    )
+
+
+def test_early_stopping_counts_on(tmp_path: Path) -> None:
+    """Also where the validation of the checkpoint is made up for."""
+    scores = [50, 60, 60, 60, 60, 60, 60, 60]
+    settings = dict(
+        hooks=dict(
+            resume=dict(type='ExactResumeHook'),
+            stop=dict(
+                type='EarlyStoppingHook',
+                monitor='score',
+                rule='greater',
+                patience=3,
+            ),
+        ),
+    )
+    longer = dict(by_epoch=True, max_epochs=8, val_interval=1)
+    whole = build_runner(
+        tmp_path / 'whole',
+        **settings,
+        **{**validation(*scores), 'train_cfg': longer},
+    )
+    whole.train()
+    assert whole.epoch == 5
+
+    part = build_runner(
+        tmp_path / 'part',
+        resume=True,
+        load_from=str(tmp_path / 'whole' / 'epoch_4.pth'),
+        **settings,
+        # The checkpoint is older than the validation of its epoch.
+        **{**validation(*scores[3:]), 'train_cfg': longer},
+    )
+    part.train()
+
+    assert part.epoch == 5
 
 
 def test_a_checkpoint_of_mmengine_alone_is_resumed_with_a_word(
