@@ -31,7 +31,7 @@ from .config_checks import (
 from .config_errors import config_errors
 from .hooks import BrokenImagesHook
 from .pipeline_size import pipeline_of, pipeline_size
-from .pretrained_checks import check_pretrained
+from .pretrained_checks import check_load_from, check_pretrained
 from .run_config import unscoped
 from .student_config import student_architecture
 from .whole_checkpoint import require_whole_checkpoint
@@ -200,6 +200,8 @@ def train(cfg: Config) -> nn.Module:
         check_instance_losses(cfg, runner.model)
         if cfg.get('resume'):
             require_whole_checkpoint(runner)
+        elif cfg.get('load_from'):
+            check_load_from(cfg.load_from, runner.model)
         with workers_end(runner):
             check_batches(runner)
             model = runner.train()

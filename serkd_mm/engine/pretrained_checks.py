@@ -44,15 +44,56 @@ def check_pretrained(model: nn.Module) -> None:
         settings = getattr(module, 'init_cfg', None)
         for cfg in settings if isinstance(settings, list) else [settings]:
             if isinstance(cfg, dict) and cfg.get('type') == 'Pretrained':
-                _check_file(module, name, cfg)
+                saved = _read(cfg['checkpoint'], cfg.get('prefix'))
+                why = _why_nothing_fits(saved, module, cfg.get('prefix'))
+                if why:
+                    raise ValueError(
+                        f'{name or type(module).__name__} takes no weight '
+                        f'from {cfg["checkpoint"]!r}: {why}; name the '
+                        'checkpoint of this network in init_cfg.checkpoint'
+                    )
 
 
-def _check_file(module: nn.Module, name: str, cfg: dict) -> None:
-    path, prefix = cfg['checkpoint'], cfg.get('prefix')
+def check_load_from(path: str, model: nn.Module) -> None:
+    """Refuse a ``load_from`` from which nothing would be taken.
+
+    Args:
+        path: Path or URL of the checkpoint.
+        model: Model of the runner.
+
+    Raises:
+        ValueError: If no tensor of the checkpoint has the name and the shape
+            of one of the model's.
+    """
+    model = getattr(model, 'module', model)  # of several processes
+    saved = _read(path)
+    why = _why_nothing_fits(saved, model)
+    if not why:
+        return
+    cure = 'name a checkpoint of this config in load_from'
+    student = getattr(model, 'architecture', None)
+    if student is not None and not _why_nothing_fits(saved, student):
+        cure = (
+            'it holds a student by itself, so name it in '
+            "model.architecture.init_cfg=dict(type='Pretrained', "
+            'checkpoint=...) instead of load_from'
+        )
+    raise ValueError(f'load_from={path!r} gives no weight: {why}; {cure}')
+
+
+def _read(path: str, prefix: str | None = None) -> dict:
+    """State dict of a checkpoint, as MMEngine looks it up."""
     saved = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     saved = saved.get('state_dict', saved)
     if prefix is None:  # MMEngine takes wrappers off then.
         saved = {k.removeprefix('module.'): v for k, v in saved.items()}
+    return saved
+
+
+def _why_nothing_fits(
+    saved: dict, module: nn.Module, prefix: str | None = None
+) -> str:
+    """Why a module takes no tensor of a state dict, '' if it takes one."""
     start = '' if prefix is None else prefix.rstrip('.') + '.'
     own = module.state_dict()
     shapes = {
@@ -61,14 +102,9 @@ def _check_file(module: nn.Module, name: str, cfg: dict) -> None:
         if start + key in saved
     }
     if any(found == wanted for found, wanted in shapes.values()):
-        return
+        return ''
     if shapes:
         key, (found, wanted) = next(iter(shapes.items()))
-        why = f'{key} is {found} there and {wanted} here'
-    else:
-        first = ', '.join(list(own)[:3])
-        why = f'it has none of {first}, ... behind the prefix {start!r}'
-    raise ValueError(
-        f'{name or type(module).__name__} takes no weight from {path!r}: '
-        f'{why}; name the checkpoint of this network in init_cfg.checkpoint'
-    )
+        return f'{key} is {found} there and {wanted} here'
+    behind = f' behind the prefix {start!r}' if start else ''
+    return f'it has none of {", ".join(list(own)[:3])}, ...{behind}'

@@ -15,7 +15,12 @@ from mmrazor.registry import MODELS as MMRAZOR_MODELS
 from torch import Tensor, nn
 
 from serkd_mm.engine.export import export_student
-from serkd_mm.engine.pretrained_checks import check_pretrained
+from serkd_mm.engine.pretrained_checks import (
+    check_load_from,
+    check_pretrained,
+)
+
+from .builders import build
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 TRANSFER = 'transfer/cifar100/deit-ti_8xb96-1000e_cifar100.py'
@@ -107,6 +112,30 @@ def test_a_checkpoint_of_another_width_is_no_start(student: tuple) -> None:
     other.backbone.init_cfg['prefix'] = 'student'
     with pytest.raises(ValueError, match="none of cls_token, .* 'student.'"):
         check_pretrained(other)
+
+
+def test_a_start_from_which_nothing_is_taken_is_refused(
+    tmp_path: Path,
+) -> None:
+    """MMEngine prints what it did not find and trains random weights."""
+    distillation, path = build(), str(tmp_path / 'weights.pth')
+
+    def start_from(weights: dict) -> None:
+        torch.save(dict(state_dict=weights), path)
+        check_load_from(path, distillation)
+
+    student = distillation.architecture.state_dict()
+    start_from(distillation.state_dict())
+    # Another head is the affair of whoever leaves it out.
+    start_from({f'architecture.{k}': student[k] for k in [*student][:3]})
+    with pytest.raises(
+        ValueError,
+        match=r"'.*weights.pth' gives no weight: .*student by its"
+        r'elf, .*model\.architecture\.init_cfg=',
+    ):
+        start_from(student)
+    with pytest.raises(ValueError, match='; name a checkpoint of this config'):
+        start_from(dict(weight=torch.zeros(1)))
 
 
 def test_the_prefix_of_wrappers_is_no_other_network(
