@@ -46,6 +46,24 @@ def student_config(cfg: Config) -> Config:
         # MMEngine's own for bfloat16 would refuse CPUs.
         wrapper.pop('type')
         wrapper.pop('fused_attention', None)
+    settings = wrapper.get('paramwise_cfg') or {}
+    if settings.get('custom_keys'):
+        settings['custom_keys'] = {
+            _name_in_student(name): value
+            for name, value in settings['custom_keys'].items()
+            if not _is_of_distiller(name)
+        }
+    checkpointed = exported.get('activation_checkpointing') or []
+    if checkpointed:
+        exported['activation_checkpointing'] = [
+            _name_in_student(name)
+            for name in (
+                [checkpointed]
+                if isinstance(checkpointed, str)
+                else checkpointed
+            )
+            if not _is_of_distiller(name)
+        ]
     model = student_architecture(cfg)
     model.pop('_scope_', None)
     head = model.get('head')
@@ -60,6 +78,15 @@ def student_config(cfg: Config) -> Config:
     if not any(unscoped(name) in own for name in type_names(exported)):
         _drop_own_import(student)
     return student
+
+
+def _name_in_student(name: str) -> str:
+    """What a module or parameter of the algorithm is called in the student."""
+    return name.removeprefix('architecture').removeprefix('.')
+
+
+def _is_of_distiller(name: str) -> bool:
+    return name.split('.')[0] == 'distiller'
 
 
 def student_architecture(cfg: Config) -> ConfigDict:

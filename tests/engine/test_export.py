@@ -231,6 +231,34 @@ def test_the_exported_config_trains_without_the_package(cfg: Config) -> None:
     assert student.optim_wrapper.optimizer == cfg.optim_wrapper.optimizer
 
 
+def test_names_of_the_config_are_those_of_the_student(cfg: Config) -> None:
+    """A pattern matches anywhere in a name, so an old one matches nothing."""
+    cfg.optim_wrapper.paramwise_cfg = dict(
+        norm_decay_mult=0.0,
+        custom_keys={
+            'architecture.backbone.patch_embed': dict(lr_mult=0.0),
+            'cls_token': dict(decay_mult=0.0),
+            'distiller': dict(lr_mult=2.0),
+        },
+    )
+    cfg.activation_checkpointing = ['architecture.backbone.layers.0']
+
+    student = student_config(cfg)
+
+    assert student.optim_wrapper.paramwise_cfg == dict(
+        norm_decay_mult=0.0,
+        custom_keys={
+            'backbone.patch_embed': dict(lr_mult=0.0),
+            'cls_token': dict(decay_mult=0.0),
+        },
+    )
+    assert student.activation_checkpointing == ['backbone.layers.0']
+    cfg.activation_checkpointing = 'architecture.backbone.layers.0'
+    assert student_config(cfg).activation_checkpointing == [
+        'backbone.layers.0'
+    ]
+
+
 def test_images_are_loaded_by_mmpretrain(cfg: Config) -> None:
     images = Config.fromfile(
         ROOT / 'configs' / '_base_' / 'datasets' / 'imagenet_bs128_224.py'
