@@ -80,6 +80,7 @@ class AtomicCheckpointHook(CheckpointHook):
         super().__init__(**kwargs)
         self.if_unwritable = if_unwritable
         self._validated = self._validate_first = False
+        self.file_backend: Any = None
         self._unwritten: OSError | None = None
 
     def before_run(self, runner: Runner) -> None:
@@ -162,9 +163,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Clean up after killed writers; make up for a validation."""
         super().before_train(runner)
-        self.file_backend: Any = LateRemovals(
-            self.file_backend, str(self.out_dir)
-        )
+        self.file_backend = LateRemovals(self.file_backend, str(self.out_dir))
         if is_main_process():
             for folder in {str(self.out_dir), runner.work_dir}:
                 for path in remove_partial_files(folder):
@@ -194,6 +193,8 @@ class AtomicCheckpointHook(CheckpointHook):
             super()._save_checkpoint(runner)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        if self.save_best is None or self.file_backend is None:
+            return  # nothing was trained: a validation by itself
         with self._reported(runner), self._all_or_nothing(runner):
             self._validated = True
             try:

@@ -533,6 +533,20 @@ def test_a_validation_that_ended_is_not_repeated(tmp_path: Path) -> None:
     assert 'Validating first' not in log_of(tmp_path)
 
 
+@pytest.mark.parametrize('best', [None, 'score'])
+def test_a_validation_by_itself_saves_nothing(
+    tmp_path: Path, best: str | None
+) -> None:
+    hooks = dict(checkpoint=dict(save_best=best, rule='greater'))
+    runner = build_runner(tmp_path, hooks, **validation(3.0, 4.0, 5.0, 6.0))
+
+    assert runner.val() == dict(score=3.0)
+    assert checkpoints_of(tmp_path) == []
+
+    runner.train()
+    assert f'epoch_{EPOCHS}.pth' in checkpoints_of(tmp_path)
+
+
 def test_mmengines_own_hook_still_saves_and_resumes(tmp_path: Path) -> None:
     hooks = dict(checkpoint=dict(type='CheckpointHook'))
     train(tmp_path, hooks=hooks)
