@@ -19,6 +19,7 @@ from ..models.algorithms.class_checks import check_one_hot
 from ..models.heads.check_head import check_head
 from ..models.losses import InstanceAngleLoss, InstanceDistanceLoss
 from .near_names import did_you_mean
+from .run_config import unscoped_type
 
 # What MMEngine reads of a config beside the arguments of its runners.
 _TOP = (
@@ -74,14 +75,15 @@ def check_config(cfg: Config) -> None:
     Raises:
         TypeError: If a setting has another type than it must have.
         ValueError: If a key or the optimizer's type is misspelt, the
-            training has no proper length, or a part of the validation or the
-            test is missing.
+            training has no proper length or no epoch to stop distilling at,
+            or a part of the validation or the test is missing.
     """
     check_keys(cfg)
     check_types(cfg)
     for split in ('val', 'test'):
         check_split(cfg, split)
     check_length(cfg)
+    check_stop_epoch(cfg)
     check_optimizer(cfg)
 
 
@@ -203,6 +205,34 @@ def check_length(cfg: Config) -> None:
                     f'shorten what comes before by {path}.begin and the end '
                     'of the scheduler before it'
                 )
+
+
+def check_stop_epoch(cfg: Config) -> None:
+    """Refuse to stop distilling at an epoch where there are none.
+
+    Args:
+        cfg: Config of the runner.
+
+    Raises:
+        ValueError: If MMRazor's hook would never be asked.
+    """
+    length = cfg.get('train_cfg') or {}
+    by_iteration = unscoped_type(length) == 'IterBasedTrainLoop'
+    if not by_iteration and length.get('by_epoch') is not False:
+        return
+    hooks = {
+        f'custom_hooks.{place}': hook
+        for place, hook in enumerate(cfg.get('custom_hooks') or ())
+    }
+    for name, hook in (cfg.get('default_hooks') or {}).items():
+        hooks[f'default_hooks.{name}'] = hook
+    for path, hook in hooks.items():
+        if unscoped_type(hook) == 'StopDistillHook':
+            raise ValueError(
+                f'{path} (StopDistillHook) counts epochs, of which a training '
+                'in iterations has one, so distillation would never stop; '
+                'train by_epoch=True, or leave the hook out'
+            )
 
 
 def check_optimizer(cfg: Config) -> None:

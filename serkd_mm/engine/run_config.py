@@ -122,7 +122,7 @@ def type_names(config: Any) -> Iterator[str]:
 
 def unscoped(name: Any) -> str:
     """What a registry knows something by, without the scope in front."""
-    return str(name).rpartition('.')[2]
+    return getattr(name, '__name__', str(name)).rpartition('.')[2]
 
 
 def unscoped_type(part: Any) -> str:

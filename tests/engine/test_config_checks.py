@@ -133,6 +133,29 @@ def test_a_schedule_with_an_end_or_another_unit_may_begin_later() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    'train_cfg',
+    [
+        dict(by_epoch=False, max_iters=9),
+        dict(type='IterBasedTrainLoop', max_iters=9),
+    ],
+)
+@pytest.mark.parametrize('place', ['custom_hooks.0', 'default_hooks.stop'])
+def test_iterations_have_no_epoch_to_stop_at(
+    train_cfg: dict, place: str
+) -> None:
+    stop = dict(type='mmrazor.StopDistillHook', stop_epoch=1)
+    key = place.partition('.')[0]
+    hooks = [stop] if key == 'custom_hooks' else dict(stop=stop)
+    cfg = Config({'train_cfg': train_cfg, key: hooks})
+
+    with pytest.raises(ValueError, match=rf'^{place} \(StopDistillHook\) '):
+        check_config(cfg)
+
+    for kind in (dict(by_epoch=True), dict(type='EpochBasedTrainLoop')):
+        check_config(Config({**cfg, 'train_cfg': dict(max_epochs=2, **kind)}))
+
+
 # -- batch norm -------------------------------------------------------------
 
 
