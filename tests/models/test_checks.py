@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.registry import MODELS as PRETRAIN
+from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
@@ -520,6 +521,78 @@ def test_logits_that_a_loss_of_labels_compares_are_counted(loss: str) -> None:
     model = build(**hard_label_config(loss, None))
     inputs, samples = batch()
     assert 0 <= float(model.loss(inputs, samples)['agreement']) <= 1
+
+
+def test_a_layer_of_the_head_before_its_last_has_no_classes() -> None:
+    """It is neither counted as logits nor compared in ``agreement``."""
+
+    def with_hidden(classes: int) -> dict:
+        return dict(
+            cnn_config(),
+            head=dict(
+                type='StackedLinearClsHead',
+                num_classes=classes,
+                in_channels=64,
+                mid_channels=[32],
+                act_cfg=dict(type='ReLU'),
+            ),
+        )
+
+    def distiller(loss_kd: bool) -> dict:
+        cfg = distiller_config(losses=('loss_kd',) * loss_kd)
+        mapping = cfg['loss_forward_mappings']
+        for side in ('student', 'teacher'):
+            cfg[f'{side}_recorders'] = dict(
+                hidden=recorder('head.layers.0'),
+                logits=recorder('head.layers.1.fc'),
+            )
+        cfg['distill_losses']['loss_hidden'] = dict(type='L2Loss')
+        cfg['loss_forward_mappings'] = dict(
+            loss_hidden=dict(
+                s_feature=dict(recorder='hidden', from_student=True),
+                t_feature=dict(recorder='hidden', from_student=False),
+            ),
+            **mapping,
+        )
+        return cfg
+
+    model = build(
+        architecture=with_hidden(CLASSES),
+        teacher=with_hidden(CLASSES),
+        distiller=distiller(loss_kd=True),
+    )
+    for network in (model.student, model.teacher):
+        torch.nn.init.zeros_(network.head.layers[1].fc.weight)
+        torch.nn.init.ones_(network.head.layers[1].fc.bias[2:3])
+    assert model.loss(*batch())['agreement'] == 1
+
+    other = build(
+        architecture=with_hidden(CLASSES),
+        teacher=with_hidden(CLASSES + 2),
+        distiller=distiller(loss_kd=False),
+    )
+    losses = other.loss(*batch())
+    assert losses['distill.loss_hidden'] > 0
+    assert 'agreement' not in losses
+
+
+def test_images_of_several_labels_have_no_class_to_agree_on() -> None:
+    distiller = distiller_config(losses=('loss_kd',))
+    for side in ('student', 'teacher'):
+        distiller[f'{side}_recorders'] = dict(logits=recorder('head.fc'))
+    cfg = cnn_config()
+    cfg['head']['type'] = 'MultiLabelLinearClsHead'
+    distiller['distill_losses']['loss_kd'] = dict(type='L2Loss')
+    distiller['loss_forward_mappings']['loss_kd'] = dict(
+        s_feature=dict(recorder='logits', from_student=True),
+        t_feature=dict(recorder='logits', from_student=False),
+    )
+    model = build(architecture=cfg, teacher=cfg, distiller=distiller)
+
+    samples = [
+        DataSample().set_gt_score(torch.zeros(CLASSES)) for _ in range(4)
+    ]
+    assert 'agreement' not in model.loss(batch()[0], samples)
 
 
 @pytest.mark.parametrize(

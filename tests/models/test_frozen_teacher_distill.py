@@ -491,6 +491,19 @@ def test_equal_normalisations_are_not_reported(said: list[str]) -> None:
     assert not any('normalisation' in message for message in said)
 
 
+def test_a_teacher_without_statistics_is_said_to_get_the_students(
+    said: list[str],
+) -> None:
+    build(data_preprocessor=RGB, teacher=vit_config())
+
+    (line,) = (message for message in said if 'normalisation' in message)
+    assert "gets the student's normalisation: mean [123.675, " in line
+    assert 'set mean=[0, 0, 0] and std=[1, 1, 1]' in line
+    said.clear()
+    build(teacher=vit_config())
+    assert not any('normalisation' in message for message in said)
+
+
 def test_renormalisation_leaves_the_students_batch_alone() -> None:
     model = build(
         data_preprocessor=RGB,

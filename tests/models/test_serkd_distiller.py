@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.model import convert_sync_batchnorm
 from mmengine.runner.activation_checkpointing import (
     turn_on_activation_checkpointing,
 )
@@ -25,6 +26,8 @@ from .builders import (
     CLASSES,
     batch,
     build,
+    cnn_config,
+    cnn_distiller,
     distiller_config,
     losses_of,
     recorder,
@@ -541,6 +544,65 @@ def test_of_a_tuple_the_item_that_is_asked_for_counts() -> None:
     for item in (1, -1, None):
         with pytest.raises(RuntimeError, match='changed in place'):
             get(data_idx=item)
+
+
+def test_a_module_that_is_exchanged_is_recorded_too() -> None:
+    """As ``sync_bn`` exchanges batch norm after the algorithm was built."""
+    distiller = cnn_distiller(stride=2)
+    distiller['student_recorders']['tokens']['source'] = 'backbone.bn1'
+    distiller['teacher_recorders']['tokens']['source'] = 'backbone.bn1'
+    model = build(
+        architecture=cnn_config(), teacher=cnn_config(), distiller=distiller
+    )
+    inputs, samples = batch()
+    expected = losses_of(model, inputs, samples)
+    before = model.student.backbone.bn1
+
+    convert_sync_batchnorm(model)
+    model.train().train()  # as every epoch begins
+
+    after = model.student.backbone.bn1
+    assert after is not before
+    assert len(after._forward_hooks) == len(before._forward_hooks)
+    actual = losses_of(model, inputs, samples)
+    assert actual.keys() == expected.keys()
+    for name in actual:
+        torch.testing.assert_close(actual[name], expected[name])
+
+
+def test_a_connector_of_the_teacher_alone_is_a_fixed_function() -> None:
+    """What an image is to learn depends on no other one of its batch."""
+    distiller = cnn_distiller(stride=1)
+    for side in ('student', 'teacher'):
+        distiller['connectors'][f'{side}_superpixels'] = dict(
+            type='ConvModuleConnector',
+            in_channel=64,
+            out_channel=8,
+            kernel_size=1,
+            norm_cfg=dict(type='BN'),
+        )
+    mapping = distiller['loss_forward_mappings']['loss_distance']
+    distiller['loss_forward_mappings'] = dict(
+        loss_distance=dict(
+            s_feature=mapping['preds_S'], t_feature=mapping['preds_T']
+        )
+    )
+    distiller['distill_losses']['loss_distance'] = dict(type='L2Loss')
+    model = build(
+        architecture=cnn_config(), teacher=cnn_config(), distiller=distiller
+    )
+    connectors = model.distiller.connectors
+
+    losses_of(model)
+
+    norms = {
+        side: connectors[f'{side}_superpixels'].conv_module.bn
+        for side in ('student', 'teacher')
+    }
+    assert norms['student'].num_batches_tracked == 1
+    assert norms['teacher'].num_batches_tracked == 0
+    assert not norms['teacher'].training
+    assert norms['student'].training
 
 
 def test_a_network_itself_is_a_source() -> None:

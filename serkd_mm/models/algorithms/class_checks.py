@@ -69,7 +69,7 @@ def check_compared_classes(
     counts = [_class_count(network) for network in (student, teacher)]
     if None in counts or counts[0] == counts[1]:
         return
-    if len(_logit_sides(name, distiller)) == 2:
+    if len(_logit_sides(name, distiller, student, teacher)) == 2:
         raise ValueError(
             f'{name} compares logits, but the student has {counts[0]} '
             f'classes and the teacher {counts[1]}; take a teacher of the '
@@ -98,11 +98,11 @@ def check_one_label(
     loss = distiller.distill_losses[name]
     if not isinstance(loss, _SOFTMAX_LOSSES):
         return
-    if not _logit_sides(name, distiller):
+    if not _logit_sides(name, distiller, student, teacher):
         return
     for side, network in (('student', student), ('teacher', teacher)):
-        head = getattr(network, 'head', None)
-        if isinstance(head, MultiLabelClsHead):
+        if _has_many_labels(network):
+            head = network.head
             raise ValueError(
                 f'{name} ({type(loss).__name__}) compares distributions over '
                 f"classes, but the {side}'s {type(head).__name__} predicts "
@@ -112,12 +112,42 @@ def check_one_label(
             )
 
 
-def _logit_sides(name: str, distiller: ConfigurableDistiller) -> set[bool]:
+def compared_classes(
+    algorithm: FrozenTeacherDistill,
+) -> dict[bool, dict] | None:
+    """Logits of both networks that one loss compares as they are.
+
+    Returns:
+        How they are mapped, the student's under True; None where there are
+        none, or where an image can have several labels.
+    """
+    student, teacher = algorithm.student, algorithm.teacher
+    distiller = algorithm.distiller
+    if _has_many_labels(student) or _has_many_labels(teacher):
+        return None
+    for mapping in distiller.loss_forward_mappings.values():
+        sides = {
+            record['from_student']: record
+            for record in mapping.values()
+            if _is_logits(distiller, record, student, teacher)
+            and not record.get('connector')
+        }
+        if len(sides) == 2:
+            return sides
+    return None
+
+
+def _logit_sides(
+    name: str,
+    distiller: ConfigurableDistiller,
+    student: nn.Module,
+    teacher: nn.Module,
+) -> set[bool]:
     """Whose logits a loss gets: the student's if True, the teacher's."""
     return {
         record['from_student']
         for record in distiller.loss_forward_mappings[name].values()
-        if is_logits(distiller, record)
+        if _is_logits(distiller, record, student, teacher)
     }
 
 
@@ -125,14 +155,33 @@ def _class_count(network: nn.Module) -> int | None:
     return getattr(getattr(network, 'head', None), 'num_classes', None)
 
 
-def is_logits(distiller: ConfigurableDistiller, record: dict) -> bool:
-    """Whether a mapped argument is what a head puts out."""
-    side = 'student' if record['from_student'] else 'teacher'
+def _has_many_labels(network: nn.Module) -> bool:
+    return isinstance(getattr(network, 'head', None), MultiLabelClsHead)
+
+
+def _is_logits(
+    distiller: ConfigurableDistiller,
+    record: dict,
+    student: nn.Module,
+    teacher: nn.Module,
+) -> bool:
+    """Whether a mapped argument is what a head says of its classes."""
+    side, network = 'teacher', teacher
+    if record['from_student']:
+        side, network = 'student', student
     recorders = getattr(distiller, f'{side}_recorders').recorders
     recorder = recorders.get(record['recorder'])
     # The recorder of inputs, embeddings here, derives from this one.
     outputs = type(recorder) is ModuleOutputsRecorder
-    return outputs and recorder.source.startswith('head')
+    if not outputs or not recorder.source.startswith('head'):
+        return False
+    # Heads can have other layers before the last one.
+    widths = [
+        module.out_features
+        for module in network.get_submodule(recorder.source).modules()
+        if isinstance(module, nn.Linear)
+    ]
+    return not widths or widths[-1] == (_class_count(network) or widths[-1])
 
 
 def check_one_hot(preprocessor: Any, student: nn.Module) -> None:

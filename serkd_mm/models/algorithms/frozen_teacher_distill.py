@@ -15,6 +15,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from ... import compat
+from ..distillers import SeRKDDistiller
 from ..heads import DeiTDistillHead
 from ..heads.check_head import check_head
 from .checks import (
@@ -25,8 +26,8 @@ from .checks import (
     dry_run,
     warn_of_idle_dist_head,
 )
-from .class_checks import check_classes, is_logits
-from .renormalize import Renormalize, describe_normalization
+from .class_checks import check_classes, compared_classes
+from .renormalize import Renormalize, describe_normalization, normalizes
 from .shard import shard_teacher
 from .teacher import (
     build_teacher,
@@ -198,6 +199,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         check_batch_augments(self)
         check_learner(self)
         check_classes(self)
+        self._compared = compared_classes(self)
         dry_run(self, input_size)
         if teacher_compile is not False:
             options = {} if teacher_compile is True else teacher_compile
@@ -256,23 +258,31 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     @torch.no_grad()
     def _agreement(self) -> dict[str, Tensor]:
         """Share of the batch with one answer; records are still there."""
-        for mapping in self.distiller.loss_forward_mappings.values():
-            sides = {
-                record['from_student']: self.distiller.get_record(**record)
-                for record in mapping.values()
-                if is_logits(self.distiller, record)
-                and not record.get('connector')
-            }
-            if len(sides) == 2 and sides[True].shape == sides[False].shape:
-                one, other = (side.argmax(dim=1) for side in sides.values())
-                return {'agreement': (one == other).float().mean()}
-        return {}
+        if self._compared is None:
+            return {}
+        one, other = (
+            self.distiller.get_record(**record)
+            for record in self._compared.values()
+        )
+        if one.shape != other.shape:
+            return {}
+        agree = one.argmax(dim=-1) == other.argmax(dim=-1)
+        return {'agreement': agree.float().mean()}
 
     def _find_renormalization(self) -> None:
         """How the student's batch becomes the teacher's, if they differ."""
         own = self.data_preprocessor
         theirs = getattr(self.teacher, 'data_preprocessor', None)
         self.renormalize = Renormalize.between(own, theirs)
+        if normalizes(own) and not normalizes(theirs):
+            print_log(
+                "The teacher's data_preprocessor has no mean and std, so it "
+                "gets the student's normalisation: "
+                f'{describe_normalization(own)}. If it has learned from '
+                'pixels of 0 to 255, set mean=[0, 0, 0] and std=[1, 1, 1] '
+                'there.',
+                logger='current',
+            )
         if self.renormalize is not None:
             print_log(
                 'The teacher gets the batch in its own normalisation: '
@@ -326,6 +336,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """Set the mode of student and distiller; the teacher stays in eval."""
         super().train(mode)
         self.teacher.eval()
+        if isinstance(self.distiller, SeRKDDistiller):
+            self.distiller.attach_again(self.student)
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:

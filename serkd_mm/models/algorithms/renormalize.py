@@ -43,7 +43,7 @@ class Renormalize(nn.Module):
             The module, or None where nothing has to change.
         """
         flip = converts_to_rgb(source) != converts_to_rgb(target)
-        if getattr(target, 'mean', None) is None:
+        if not normalizes(target):
             if flip and converts_to_rgb(target):
                 return cls(torch.ones(1), torch.zeros(1), flip)
             return None
@@ -63,11 +63,19 @@ class Renormalize(nn.Module):
 
 def _statistics(preprocessor: nn.Module | None) -> tuple[Tensor, Tensor]:
     """Mean and std in float64, ``(C,)``; 0 and 1 without normalisation."""
-    mean = getattr(preprocessor, 'mean', None)
-    std = getattr(preprocessor, 'std', None)
-    if mean is None or std is None:
+    if preprocessor is None or not normalizes(preprocessor):
         return torch.zeros(1).double(), torch.ones(1).double()
-    return mean.flatten().double().cpu(), std.flatten().double().cpu()
+    mean, std = (
+        getattr(preprocessor, name).flatten().double().cpu()
+        for name in ('mean', 'std')
+    )
+    return mean, std
+
+
+def normalizes(preprocessor: nn.Module | None) -> bool:
+    """Whether a preprocessor has a mean and a standard deviation."""
+    names = ('mean', 'std')
+    return all(getattr(preprocessor, n, None) is not None for n in names)
 
 
 def describe_normalization(preprocessor: nn.Module | None) -> str:

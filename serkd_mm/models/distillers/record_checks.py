@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mmrazor.models.task_modules import (
@@ -29,14 +29,16 @@ class RecordVersions:
     def __init__(self) -> None:
         self._noted: dict[BaseRecorder, list[list[int | None]]] = {}
 
-    def note(self, recorders: RecorderManager, model: nn.Module) -> None:
+    def note(
+        self, recorders: Iterable[BaseRecorder], model: nn.Module
+    ) -> None:
         """Note the versions of what is recorded from now on.
 
         Args:
             recorders: Recorders that ``model`` has the hooks of.
             model: The network that they record from.
         """
-        for recorder in recorders.recorders.values():
+        for recorder in recorders:
             if isinstance(recorder, ModuleOutputsRecorder):  # or of inputs
                 versions = self._noted[recorder] = []
                 module = model.get_submodule(recorder.source)
@@ -58,6 +60,19 @@ class RecordVersions:
         """Forget the versions, as the records are forgotten."""
         for versions in self._noted.values():
             versions.clear()
+
+
+def is_detached(recorder: BaseRecorder, model: nn.Module) -> bool:
+    """Whether the module of this name is not the one that is recorded.
+
+    Args:
+        recorder: A recorder that was attached to the network.
+        model: The network.
+    """
+    if not isinstance(recorder, ModuleOutputsRecorder):  # or of inputs
+        return False
+    hooks = model.get_submodule(recorder.source)._forward_hooks.values()
+    return recorder.forward_hook not in hooks
 
 
 def check_sources(

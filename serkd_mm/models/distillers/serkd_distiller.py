@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...functional.scale import at_least_float32
 from .. import losses
 from .check_mappings import check_blocks, check_mappings
-from .record_checks import RecordVersions, check_sources
+from .record_checks import RecordVersions, check_sources, is_detached
 
 # They take half precision as it comes, whose rounding they know of.
 _OWN_LOSSES = tuple(getattr(losses, name) for name in losses.__all__)
@@ -38,7 +38,7 @@ class SeRKDDistiller(ConfigurableDistiller):
     off: MMRazor's take a softmax of bfloat16 logits in bfloat16 on CPUs, which
     leaves little of a small divergence. Connectors that
     only teacher records pass through keep their initial parameters, which are
-    excluded from training.
+    excluded from training, and are always in eval mode.
 
     Args:
         kwargs: Arguments of :class:`mmrazor.ConfigurableDistiller`.
@@ -63,8 +63,8 @@ class SeRKDDistiller(ConfigurableDistiller):
                 'loss_forward_mappings, so they would never be computed; map '
                 'their arguments to recorders or remove them'
             )
-        for name in set(self.connectors) - self._student_connectors():
-            self.connectors[name].requires_grad_(False)
+        for connector in self._fixed_connectors():
+            connector.requires_grad_(False)
 
     def _check_loss_forward_mappings(
         self,
@@ -85,10 +85,34 @@ class SeRKDDistiller(ConfigurableDistiller):
         """Attach the student's recorders, ``model`` being the student."""
         check_sources(self.student_recorders, model, 'student')
         super().prepare_from_student(model)
-        self._versions.note(self.student_recorders, model)
-        for name, recorder in self.student_recorders.recorders.items():
+        self._watch(model, self.student_recorders.recorders)
+
+    def attach_again(self, model: nn.Module) -> None:
+        """Attach the recorders of modules that were replaced.
+
+        As ``sync_bn`` replaces batch norm, and its hooks with it, after the
+        algorithm was built.
+
+        Args:
+            model: The student.
+        """
+        replaced = {
+            name: recorder
+            for name, recorder in self.student_recorders.recorders.items()
+            if is_detached(recorder, model)
+        }
+        for recorder in replaced.values():
+            recorder.prepare_from_model(model)
+        self._watch(model, replaced)
+
+    def _watch(
+        self, student: nn.Module, recorders: dict[str, BaseRecorder]
+    ) -> None:
+        """Look at what is recorded of the student, and when."""
+        self._versions.note(recorders.values(), student)
+        for name, recorder in recorders.items():
             if isinstance(recorder, ModuleOutputsRecorder):
-                module = model.get_submodule(recorder.source)
+                module = student.get_submodule(recorder.source)
                 module.register_forward_pre_hook(self._graph_check(name))
 
     def _graph_check(self, name: str) -> Callable[[nn.Module, tuple], None]:
@@ -112,7 +136,7 @@ class SeRKDDistiller(ConfigurableDistiller):
         """Attach the teacher's recorders, ``model`` being the teacher."""
         check_sources(self.teacher_recorders, model, 'teacher')
         super().prepare_from_teacher(model)
-        self._versions.note(self.teacher_recorders, model)
+        self._versions.note(self.teacher_recorders.recorders.values(), model)
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
         """Compute the mapped losses, then release all records.
@@ -237,14 +261,30 @@ class SeRKDDistiller(ConfigurableDistiller):
                 "'backbone.layer3'"
             )
 
-    def _student_connectors(self) -> set[str]:
-        """Names of the connectors that some student record passes through."""
-        return {
-            record['connector']
+    def train(self, mode: bool = True) -> SeRKDDistiller:
+        """Set the mode; what no student record passes through stays in eval.
+
+        Averages of batches and dropout would make other targets of the same
+        teacher.
+        """
+        super().train(mode)
+        for connector in self._fixed_connectors():
+            connector.eval()
+        return self
+
+    def _fixed_connectors(self) -> list[nn.Module]:
+        """The connectors that no student record passes through."""
+        of_student = {
+            record.get('connector')
             for mapping in self.loss_forward_mappings.values()
             for record in mapping.values()
-            if record['from_student'] and record.get('connector')
+            if record['from_student']
         }
+        return [
+            connector
+            for name, connector in self.connectors.items()
+            if name not in of_student
+        ]
 
 
 def _compute(loss: nn.Module, arguments: dict[str, Any]) -> Tensor:
