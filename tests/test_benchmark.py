@@ -244,7 +244,8 @@ def test_a_folder_that_cannot_be_made_is_refused_before_measuring(
     (tmp_path / 'file').touch()
     with pytest.raises(SystemExit):
         tool.main(['relation', '--out', str(tmp_path / 'file')])
-    assert 'file cannot be made: File exists' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "file' (File exists); name another folder" in said
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import torch
 from mmengine.logging import MMLogger
 
 from serkd_mm.benchmarks.measure import Options
+from serkd_mm.outputs import check_out_folder
 
 BENCHMARKS = ('relation', 'superpixel', 'step', 'peers')
 
@@ -63,9 +64,9 @@ def main(arguments: list[str] | None = None) -> None:
         if number is not None and number < 1:
             parser.error(f'--{name} must be at least 1, got {number}')
     try:  # before minutes are spent on what could not be kept
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f'--out {args.out} cannot be made: {error.strerror}')
+        check_out_folder(args.out, '--out')
+    except ValueError as error:
+        parser.error(str(error))
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     MMLogger.get_current_instance().setLevel(logging.ERROR)

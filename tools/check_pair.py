@@ -23,6 +23,7 @@ from serkd_mm.analysis import (
     suggest,
 )
 from serkd_mm.engine.cfg_options import CfgOptions
+from serkd_mm.outputs import check_out_file
 
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
@@ -116,7 +117,6 @@ def write_suggestion(args: argparse.Namespace) -> str:
     teacher, student = args.suggest
     suggestion = suggest(teacher, student, args.size)
     text = config_text(suggestion, args.out)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(text)
     print(f'Written to {args.out}.')
     for note in suggestion.notes:
@@ -128,6 +128,9 @@ def write_suggestion(args: argparse.Namespace) -> str:
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
     try:
+        for option in ('out', 'json'):
+            if getattr(args, option) is not None:
+                check_out_file(getattr(args, option), f'--{option}')
         name = write_suggestion(args) if args.suggest else args.config
         cfg = read_config(name)
         cfg.merge_from_dict(args.cfg_options)

@@ -9,6 +9,7 @@ import argparse
 import serkd_mm  # noqa: F401
 from serkd_mm.engine.export import export_student
 from serkd_mm.one_line_errors import one_line_errors
+from serkd_mm.outputs import check_out_file
 
 
 def main() -> None:
@@ -45,6 +46,7 @@ def main() -> None:
     if args.size is not None and args.size < 1:
         parser.error(f'--size must be at least 1 pixel, got {args.size}')
     with one_line_errors():
+        check_out_file(args.out, 'out')
         student = export_student(**vars(args))
     for path in (
         student.checkpoint,

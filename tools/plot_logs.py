@@ -12,6 +12,7 @@ from pathlib import Path
 from serkd_mm.analysis.logs import find_runs
 from serkd_mm.analysis.plot_logs import markdown_table, plot_runs
 from serkd_mm.one_line_errors import one_line_errors
+from serkd_mm.outputs import check_out_file
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     with one_line_errors():
         runs = find_runs(args.folders)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
+        check_out_file(args.out, '--out')
         plot_runs(runs, args.out)
     print(markdown_table(runs))
     print(f'picture: {args.out}')

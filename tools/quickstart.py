@@ -23,8 +23,8 @@ import matplotlib
 
 matplotlib.use('Agg')
 
-import cv2  # noqa: E402
 import matplotlib.pyplot as plt  # noqa: E402
+import mmcv  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
@@ -225,7 +225,7 @@ def draw_pairs(out: Path, epochs: int, path: Path, columns: int = 8) -> None:
         if name.endswith('outlines')
     }
     sheet = draw_sheet({'image': images, **rows})
-    cv2.imwrite(str(path), sheet[..., ::-1])
+    mmcv.imwrite(sheet[..., ::-1], str(path))
 
 
 if __name__ == '__main__':

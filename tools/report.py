@@ -12,6 +12,7 @@ from pathlib import Path
 from serkd_mm.analysis.logs import find_runs
 from serkd_mm.analysis.report import write_report
 from serkd_mm.one_line_errors import one_line_errors
+from serkd_mm.outputs import check_out_file
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
             names = ', '.join(str(run.folder) for run in runs)
             raise ValueError(f'several runs, name one of {names}')
         path = args.out or args.work_dir / 'report.html'
-        path.parent.mkdir(parents=True, exist_ok=True)
+        check_out_file(path, '--out')
         write_report(runs[0], path)
     print(f'report: {path}')
 

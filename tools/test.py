@@ -28,11 +28,11 @@ from serkd_mm.engine.launch import (
 from serkd_mm.engine.start_checks import (
     START_ERRORS,
     check_start,
-    check_work_dir,
 )
 from serkd_mm.engine.tta import average_over_copies
 from serkd_mm.engine.whole_checkpoint import require_whole_checkpoint
 from serkd_mm.one_line_errors import MISTAKES, one_line_errors
+from serkd_mm.outputs import check_out_file, check_out_folder
 
 
 def parse_args() -> argparse.Namespace:
@@ -103,7 +103,9 @@ def main() -> None:
         check_split(cfg, 'test', needed=True)
         check_data(cfg, ('test_dataloader',))
         check_start(cfg, 'checkpoint')
-        check_work_dir(cfg)
+        check_out_folder(cfg.work_dir, '--work-dir')
+        if args.out:
+            check_out_file(args.out, '--out')
     rename_dump(cfg, 'test_')
     if args.amp:
         cfg.test_cfg.fp16 = True

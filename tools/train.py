@@ -22,9 +22,9 @@ from serkd_mm.engine.optimizers import mix_precision
 from serkd_mm.engine.start_checks import (
     START_ERRORS,
     check_start,
-    check_work_dir,
 )
 from serkd_mm.one_line_errors import MISTAKES, one_line_errors
+from serkd_mm.outputs import check_out_folder
 
 
 def parse_args() -> argparse.Namespace:
@@ -100,7 +100,7 @@ def main() -> None:
         check_split(cfg, 'train', needed=True)
         check_data(cfg, ('train_dataloader', 'val_dataloader'))
         check_start(cfg, '--resume' if named else 'load_from')
-        check_work_dir(cfg)
+        check_out_folder(cfg.work_dir, '--work-dir')
     with one_line_errors(START_ERRORS), clean_exit():
         train(cfg)
 

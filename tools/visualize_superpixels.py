@@ -11,10 +11,11 @@ import argparse
 import json
 from pathlib import Path
 
-import cv2
+import mmcv
 
 from serkd_mm.engine.cfg_options import CfgOptions
 from serkd_mm.one_line_errors import one_line_errors
+from serkd_mm.outputs import check_out_folder
 from serkd_mm.visualization.tool import visualize
 
 
@@ -67,6 +68,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     with one_line_errors():
+        check_out_folder(args.out, '--out')
         sheets, numbers = visualize(
             args.config,
             args.checkpoint,
@@ -77,14 +79,21 @@ def main() -> None:
             size=args.size,
             cfg_options=args.cfg_options,
         )
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, sheet in sheets.items():
-        path = args.out / f'{name}.png'
-        cv2.imwrite(str(path), sheet[..., ::-1])
-        print(f'picture: {path}')
-    (args.out / 'agreement.json').write_text(json.dumps(numbers, indent=1))
+        for name, sheet in sheets.items():
+            path = args.out / f'{name}.png'
+            mmcv.imwrite(sheet[..., ::-1], str(path))
+            print(f'picture: {path}')
+        text = json.dumps(_without_nan(numbers), indent=1)
+        (args.out / 'agreement.json').write_text(text)
     for line in numbers:
         print('  '.join(f'{k}: {_text(v)}' for k, v in line.items()))
+
+
+def _without_nan(numbers: list[dict]) -> list[dict]:
+    """None for what is not defined, as JSON has no other word for it."""
+    return [
+        {k: None if v != v else v for k, v in line.items()} for line in numbers
+    ]
 
 
 def _text(value: object) -> str:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import os.path as osp
 from pathlib import Path
 from typing import Any
@@ -80,18 +79,3 @@ def _check_initial_weights(model: Any) -> None:
                 'or URL of a checkpoint, such as that of a student that '
                 'tools/export_student.py wrote'
             )
-
-
-def check_work_dir(cfg: Config) -> None:
-    """Make the folder of a run, or say that it cannot be made.
-
-    Raises:
-        ValueError: If it cannot.
-    """
-    try:
-        os.makedirs(cfg.work_dir, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f'work_dir {cfg.work_dir!r} cannot be made: {error.strerror}; '
-            'name another folder with --work-dir'
-        ) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from serkd_mm.engine.start_checks import check_start, check_work_dir
+from serkd_mm.engine.start_checks import check_start
 
 
 def config(path: Path | str | None = None, **others: object) -> Config:
@@ -73,11 +73,3 @@ def test_the_weights_that_a_network_starts_from_are_looked_for(
     for there in ('https://example.org/a.pth', '~/a.pth'):
         initial['checkpoint'] = there
         check_start(Config(dict(model=model)))
-
-
-def test_a_work_dir_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    check_work_dir(Config(dict(work_dir=str(tmp_path / 'a' / 'b'))))
-    assert (tmp_path / 'a' / 'b').is_dir()
-    (tmp_path / 'file').touch()
-    with pytest.raises(ValueError, match='made: .* with --work-dir'):
-        check_work_dir(Config(dict(work_dir=str(tmp_path / 'file'))))
