@@ -13,7 +13,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
-from serkd_mm.datasets import BrokenImageError
+from serkd_mm.datasets import BrokenImageError, LoadCheckedImage
 from serkd_mm.datasets.transforms import load_checked_image
 
 from .images import damaged, deep, encode, jpeg, picture
@@ -137,6 +137,16 @@ BROKEN = {
         dict(imdecode_backend='pillow'),
         "would clip its I;16 pixels at 255; use imdecode_backend='cv2'",
     ),
+    'no image for Pillow': (
+        b'<html>404 not found</html>',
+        dict(imdecode_backend='pillow'),
+        'Pillow does not know the format of its 26 bytes',
+    ),
+    'lightness and opponents': (
+        encode(as_mode('LAB'), 'TIFF'),
+        {},
+        "CIELAB values for BGR; use imdecode_backend='pillow'",
+    ),
 }
 
 
@@ -160,6 +170,24 @@ def test_a_broken_file_is_named(
         '--skip-broken-images)'
     )
     assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(color_type='colour'),
+        dict(imdecode_backend='opencv'),
+        dict(imdecode_backend='turbojpeg'),
+    ],
+)
+def test_settings_that_decode_nothing_blame_no_image(settings: dict) -> None:
+    ((name, value),) = settings.items()
+    with pytest.raises(
+        ValueError,
+        match=rf'^LoadCheckedImage\(.*{name}=.{value}.*can decode nothing .*'
+        "one of .'color', .* one of .'cv2', ",
+    ):
+        LoadCheckedImage(**settings)
 
 
 @pytest.mark.parametrize(

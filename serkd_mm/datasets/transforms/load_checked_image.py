@@ -6,8 +6,10 @@ import logging
 import re
 import sys
 
+import cv2
 import mmcv
 import numpy as np
+from mmcv.image.io import imread_flags, supported_backends
 from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
 from mmengine.logging import print_log
@@ -61,6 +63,9 @@ class LoadCheckedImage(LoadImageFromFile):
         color_type: Flag of :func:`mmcv.imfrombytes`.
         imdecode_backend: Backend of :func:`mmcv.imfrombytes`.
         backend_args: Where the file is, see :func:`mmengine.fileio.get`.
+
+    Raises:
+        ValueError: If no image can be decoded by these settings.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class LoadCheckedImage(LoadImageFromFile):
         imdecode_backend: str = 'cv2',
         backend_args: dict | None = None,
     ) -> None:
+        _check_decoding(color_type, imdecode_backend)
         # No ignore_empty: the dataset would draw another image and not say so.
         super().__init__(
             to_float32=to_float32,
@@ -86,7 +92,8 @@ class LoadCheckedImage(LoadImageFromFile):
             results: Sample with the key ``img_path``.
 
         Returns:
-            The sample with ``img`` (BGR, uint8), ``img_shape`` and
+            The sample with ``img`` (``(H, W, 3)`` uint8 in BGR, unless
+            ``color_type`` or ``to_float32`` say otherwise), ``img_shape`` and
             ``ori_shape``.
 
         Raises:
@@ -147,11 +154,21 @@ class LoadCheckedImage(LoadImageFromFile):
         try:
             image = Image.open(io.BytesIO(content))
         except UnidentifiedImageError:
+            if self.imdecode_backend == 'pillow':
+                raise _DecodeError(
+                    f'Pillow does not know the format of its {len(content)} '
+                    'bytes; it is damaged, or no image'
+                ) from None
             return 'file of an unknown format'
         if self.imdecode_backend == 'pillow' and image.mode in _DEEP_MODES:
             raise _DecodeError(
                 f'Pillow would clip its {image.mode} pixels at 255; use '
                 "imdecode_backend='cv2'"
+            )
+        if image.mode == 'LAB' and self.imdecode_backend != 'pillow':
+            raise _DecodeError(
+                f'{self.imdecode_backend} would take its CIELAB values for '
+                "BGR; use imdecode_backend='pillow'"
             )
         if getattr(image, 'is_animated', False) and not self._said_animated:
             self._said_animated = True
@@ -162,6 +179,21 @@ class LoadCheckedImage(LoadImageFromFile):
                 level=logging.WARNING,
             )
         return f'{image.format} (mode {image.mode})'
+
+
+def _check_decoding(color_type: str, backend: str) -> None:
+    """Refuse settings by which no file is decoded, before one is blamed."""
+    suffix = '.tif' if backend == 'tifffile' else '.jpg'
+    _, grey = cv2.imencode(suffix, np.zeros((8, 8, 3), np.uint8))
+    try:
+        mmcv.imfrombytes(grey.tobytes(), flag=color_type, backend=backend)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f'LoadCheckedImage(color_type={color_type!r}, imdecode_backend='
+            f'{backend!r}) can decode nothing ({error}); color_type must be '
+            f'one of {list(imread_flags)} and imdecode_backend one of '
+            f'{supported_backends} whose package is installed'
+        ) from error
 
 
 class _DecodeError(Exception):
