@@ -13,6 +13,10 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..datasets.transforms.load_checked_image import (
+    BrokenImageError,
+    LoadCheckedImage,
+)
 from ..models.algorithms.renormalize import converts_to_rgb
 from ..models.connectors import SuperpixelTokenizer
 from ..models.modes import evaluating
@@ -201,12 +205,15 @@ def read_image(path: str) -> np.ndarray:
     """An image as ``(H, W, 3)`` uint8 in BGR.
 
     Raises:
-        ValueError: If the file is not there or is no image.
+        OSError: If the file cannot be read.
+        ValueError: If it cannot be decoded in full.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f'{path} is not there or is no image')
-    return image
+    try:
+        return LoadCheckedImage().transform(dict(img_path=str(path)))['img']
+    except BrokenImageError as error:
+        raise ValueError(
+            f'image {path} cannot be drawn on: {error.fault}; leave it out'
+        ) from error
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:

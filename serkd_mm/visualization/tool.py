@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -64,17 +65,17 @@ def visualize(
 
     Raises:
         FileNotFoundError: If a file or folder is missing.
-        ValueError: If an image cannot be read, a segmentation does not fit
-            its image, or the checkpoint does not belong to the config.
+        ValueError: If an image cannot be decoded, a segmentation does not
+            fit its image, or the checkpoint does not belong to the config.
     """
     paths = _find_images(images)
+    human = read_segmentations(segmentations) if segmentations else {}
     pictures = [enlarged(read_image(str(path))) for path in paths]
     cfg = read_config(config)
     cfg.merge_from_dict(cfg_options or {})
     model = load_algorithm(cfg, checkpoint)
     hw = (size[0], size[1]) if size else input_size(cfg)
     rgb = takes_rgb(model, [str(s['type']) for s in training_pipeline(cfg)])
-    human = dict(np.load(segmentations)) if segmentations else {}
     sheets, rows = {}, []
     own: list[int | None] = [None]
     for grid, steps in itertools.product(grids or own, iters or own):
@@ -94,6 +95,24 @@ def visualize(
             for path, line in zip(paths, numbers)
         ]
     return sheets, rows
+
+
+def read_segmentations(path: str | Path) -> dict[str, np.ndarray]:
+    """Human segmentations of images, by their names without suffix.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no npz.
+    """
+    try:
+        with np.load(path) as file:
+            return {name: file[name] for name in file.files}
+    except (AttributeError, EOFError, TypeError, ValueError, BadZipFile):
+        raise ValueError(
+            f'--segmentations {path} is no npz of arrays; write one with '
+            'numpy.savez, (annotators, H, W) under the name of each image '
+            'without suffix'
+        ) from None
 
 
 def load_algorithm(cfg: Config, checkpoint: str) -> FrozenTeacherDistill:

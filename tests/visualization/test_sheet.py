@@ -323,6 +323,21 @@ def test_the_tool_draws_every_setting(
     assert 'student nmi with people' not in rows[0]
 
 
+def test_what_is_not_defined_is_null(
+    pair, images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the recall of the boundaries of one superpixel."""
+    cv2.imwrite(str(tmp_path / 'image.png'), images[0])
+    out = tmp_path / 'out'
+    run_tool(
+        monkeypatch, *pair, str(tmp_path), '--out', str(out), '--grids', '20'
+    )
+
+    text = (out / 'agreement.json').read_text()
+    (row,) = json.loads(text, parse_constant=pytest.fail)
+    assert row['boundary recall'] is None
+
+
 def test_networks_see_images_in_the_size_that_they_were_trained_at(
     pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,7 +358,7 @@ def test_networks_see_images_in_the_size_that_they_were_trained_at(
 
 
 @pytest.mark.parametrize(
-    'fault', ['image', 'text', 'checkpoint', 'swapped', 'foreign']
+    'fault', ['image', 'text', 'people', 'checkpoint', 'swapped', 'foreign']
 )
 def test_the_tool_says_in_one_line_what_is_wrong(
     pair, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -353,16 +368,20 @@ def test_the_tool_says_in_one_line_what_is_wrong(
     cv2.imwrite(image, np.zeros((8, 8, 3), np.uint8))
     message = {
         'image': 'error: image .* does not exist',
-        'text': 'error: .*text.png is not there or is no image',
+        'text': 'error: image .*text.png cannot be drawn on: .* unknown form',
+        'people': 'error: --segmentations .* is no npz of arrays; write one',
         'checkpoint': 'error: checkpoint .* is not a file; name one file',
         'swapped': 'error: .*image.png was refused: it is no checkpoint',
         'foreign': 'error: .*does not belong to .*pair.py.*Missing key',
     }[fault]
+    arguments = ['--out', str(tmp_path / 'out')]
     if fault == 'image':
         image = str(tmp_path / 'missing.png')
     elif fault == 'text':
         image = str(tmp_path / 'text.png')
         Path(image).write_text('no image')
+    elif fault == 'people':
+        arguments += ['--segmentations', image]
     elif fault == 'checkpoint':
         checkpoint = str(tmp_path / 'missing.pth')
     elif fault == 'swapped':
@@ -370,5 +389,5 @@ def test_the_tool_says_in_one_line_what_is_wrong(
     else:
         torch.save(dict(state_dict={'a': torch.zeros(1)}), checkpoint)
     with pytest.raises(SystemExit, match=message) as caught:
-        run_tool(monkeypatch, config, checkpoint, image)
+        run_tool(monkeypatch, config, checkpoint, image, *arguments)
     assert '\n' not in str(caught.value)
