@@ -64,8 +64,16 @@ def test_a_count_that_fills_no_square_names_the_nearest() -> None:
     ('count', 'nearest'), [(2, '1x1=1'), (3, '2x2=4'), (12, '3x3=9')]
 )
 def test_the_nearest_square_is_the_nearest(count: int, nearest: str) -> None:
-    with pytest.raises(ValueError, match=f'square is {nearest} '):
+    with pytest.raises(ValueError, match=rf'square is {nearest}\b'):
         VisualTokens()(torch.randn(1, count, 4))
+
+
+def test_tokens_of_a_wide_image_are_no_forgotten_prefix() -> None:
+    with pytest.raises(ValueError, match='128 visual') as error:
+        VisualTokens(num_prefix_tokens=2)(torch.randn(1, 130, 4))
+
+    assert 'num_prefix_tokens=9' not in str(error.value)
+    assert 'or its hw for images that are no squares' in str(error.value)
 
 
 def test_a_count_that_does_not_fill_the_named_grid_is_refused() -> None:

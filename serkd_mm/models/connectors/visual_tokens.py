@@ -99,10 +99,15 @@ class VisualTokens(BaseConnector):
         behind = ''
         if self.num_suffix_tokens:
             behind = f' and num_suffix_tokens={self.num_suffix_tokens}'
+        nearest = ''
+        # More tokens than that are no class or registers that were forgotten.
+        if abs(prefix - self.num_prefix_tokens) <= 4:
+            by = f' (num_prefix_tokens={prefix})' if prefix >= 0 else ''
+            nearest = f' the nearest square is {side}x{side}={side**2}{by}:'
         raise ValueError(
             f'sequence of L={length} tokens less num_prefix_tokens='
             f'{self.num_prefix_tokens}{behind} leaves {count} visual tokens, '
-            f'which do not fill {wanted}; the nearest square is {side}x{side}='
-            f'{side**2} (num_prefix_tokens={prefix}): change '
-            'num_prefix_tokens, num_suffix_tokens or hw of VisualTokens'
+            f'which do not fill {wanted};{nearest} change num_prefix_tokens '
+            'or num_suffix_tokens of VisualTokens, or its hw for images that '
+            'are no squares'
         )
