@@ -43,9 +43,11 @@ HOST_HOOKS = (
 )
 # Dicts of which the host reads the keys that it knows and no others.
 _NESTED = {
+    'auto_scale_lr': ('base_batch_size', 'enable'),
     'default_hooks': (*HOST_HOOKS, 'visualization'),
     'env_cfg': ('cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'),
     'model.architecture.train_cfg': ('augments', 'probs'),
+    'randomness': ('deterministic', 'diff_rank_seed', 'seed'),
     'optim_wrapper.paramwise_cfg': (
         'bias_decay_mult',
         'bias_lr_mult',
@@ -98,7 +100,8 @@ def check_keys(cfg: Config) -> None:
 
     Raises:
         TypeError: If a dict of such names is none.
-        ValueError: If an unknown key is nearly a known one.
+        ValueError: If an unknown key is nearly a known one, or a default hook
+            has no type.
     """
     known = {*_TOP, *_hints(Runner), *_hints(FlexibleRunner)}
     _check_near('', cfg, known)
@@ -110,6 +113,14 @@ def check_keys(cfg: Config) -> None:
             _check_near(f'{path}.', block, names)
         elif block is not None:
             raise TypeError(f'config key {path} must be a dict, got {block!r}')
+    hooks = cfg.get('default_hooks') or {}
+    for name, hook in hooks.items():
+        if isinstance(hook, dict) and 'type' not in hook:
+            others = {other: other for other in hooks if other != name}
+            raise ValueError(
+                f'config key default_hooks.{name} has no type, so it is no '
+                f'hook{did_you_mean(name, others)}'
+            )
 
 
 def _check_near(prefix: str, keys: Iterable, known: Iterable[str]) -> None:
@@ -178,22 +189,25 @@ def check_split(cfg: Config, split: str, needed: bool = False) -> None:
 
 
 def check_length(cfg: Config) -> None:
-    """Refuse training of no epochs, or that ends within the warm-up.
+    """Refuse training of no epochs or intervals, or within the warm-up.
 
     Args:
         cfg: Config of the runner.
 
     Raises:
-        ValueError: If the length in ``train_cfg`` is no positive integer, or
-            a scheduler, whose end is that of the training, begins after it.
+        ValueError: If the length, or the interval of validations, in
+            ``train_cfg`` is no positive integer, or a scheduler, whose end is
+            that of the training, begins after it.
     """
     lengths = cfg.get('train_cfg') or {}
-    for key in {'max_epochs', 'max_iters'}.intersection(lengths):
-        length = lengths[key]
+    for key in ('max_epochs', 'max_iters', 'val_interval'):
+        length = lengths.get(key, 1)
         if type(length) is not int or length < 1:
             raise ValueError(
                 f'train_cfg.{key} must be a positive integer, got {length!r}'
             )
+    for key in {'max_epochs', 'max_iters'}.intersection(lengths):
+        length = lengths[key]
         for path, scheduler in _schedulers(cfg.get('param_scheduler')):
             begin, unit = scheduler.get('begin', 0), key.removeprefix('max_')
             same_unit = scheduler.get('by_epoch', True) is (unit == 'epochs')

@@ -34,6 +34,8 @@ MISSPELT = {
     'randomnes': 'randomness',
     'train_dataloaders': 'train_dataloader',
     'default_hooks.chekpoint': 'default_hooks.checkpoint',
+    'auto_scale_lr.base_batch_siz': 'auto_scale_lr.base_batch_size',
+    'randomness.sed': 'randomness.seed',
     'env_cfg.cudnn_benchmrk': 'env_cfg.cudnn_benchmark',
     'model.architecture.train_cfg.augment': 'model.architecture.train_cfg.'
     'augments',
@@ -64,6 +66,20 @@ def test_a_key_that_would_be_ignored_is_named(key: str) -> None:
     assert f'did you mean {MISSPELT[key]}?' in str(error.value)
 
 
+def test_a_hook_without_type_is_none() -> None:
+    """As one whose name was misspelt behind ``--cfg-options``."""
+    hooks = dict(teacher_check=dict(type='TeacherCheckHook'))
+    check_keys(Config(dict(default_hooks=dict(hooks, logger=None))))
+    with pytest.raises(
+        ValueError,
+        match=r'^config key default_hooks\.teachercheck has no type, '
+        "so .*did you mean 'teacher_check'",
+    ):
+        check_keys(
+            Config(dict(default_hooks=dict(hooks, teachercheck=dict(a=1))))
+        )
+
+
 @pytest.mark.parametrize('key', list(WRONG_TYPES))
 def test_a_setting_of_a_wrong_type_is_named(key: str) -> None:
     with pytest.raises(TypeError, match=f'config key {key} must be of type'):
@@ -92,7 +108,7 @@ def test_unset_settings_and_names_of_ones_own_pass() -> None:
 
 
 @pytest.mark.parametrize('length', [0, -1, 2.5, '10', None, True])
-@pytest.mark.parametrize('key', ['max_epochs', 'max_iters'])
+@pytest.mark.parametrize('key', ['max_epochs', 'max_iters', 'val_interval'])
 def test_training_has_a_length(key: str, length: Any) -> None:
     check_length(Config(dict(train_cfg={key: 3})))
     check_length(Config(dict(train_cfg=None)))
