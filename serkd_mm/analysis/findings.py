@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..engine.near_names import near_name
+
 
 @dataclass
 class Problem:
@@ -165,12 +167,12 @@ class PairReport:
         return not self.problems
 
     def problem(self, key: str, message: object) -> None:
-        """Note a problem once."""
+        """Note a problem once; of a misspelt name with the nearest one."""
         text = ' '.join(str(message).split())
-        if isinstance(message, Exception) and not isinstance(
-            message, (ValueError, FileNotFoundError)
-        ):
-            text = f'{type(message).__name__}: {text}'
+        if isinstance(message, Exception):
+            if not isinstance(message, (ValueError, FileNotFoundError)):
+                text = f'{type(message).__name__}: {text}'
+            text += near_name(message)
         found = Problem(key, text)
         if found not in self.problems:
             self.problems.append(found)

@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from .downloads import download_error
-from .near_names import near_name
+from .near_names import frames_of, near_name
 
 RUNNERS = (Runner, FlexibleRunner)
 MAX_SHOWN = 400
@@ -57,7 +57,7 @@ def config_errors(cfg: Config) -> Iterator[None]:
         # Of the numbers of a training, which no key is to blame for.
         raise
     except URLError as error:
-        urls = [frame.f_locals.get('url') for frame in _frames(error)]
+        urls = [frame.f_locals.get('url') for frame in frames_of(error)]
         url = next((url for url in urls if isinstance(url, str)), None)
         places = _key_of(url, original), _locate(error, original) or ()
         key, part = ('.'.join(map(str, place)) for place in places)
@@ -66,7 +66,7 @@ def config_errors(cfg: Config) -> Iterator[None]:
         if type(error).__module__.startswith('serkd_mm.'):
             # Faults of files or numbers, with messages of their own.
             raise
-        hint = near_name(error, _frames(error)) or _loading_hint(error)
+        hint = near_name(error) or _loading_hint(error)
         if hint:
             said = str(error.args[0]).rstrip() if error.args else ''
             error.args = (f'{said}{hint}',)
@@ -79,7 +79,7 @@ def config_errors(cfg: Config) -> Iterator[None]:
 
 def _locate(error: Exception, cfg: dict) -> tuple | None:
     """Path of the config's part that an error comes from."""
-    frames = list(_frames(error))
+    frames = list(frames_of(error))
     loop = _first(frames[::-1], BaseLoop)
     runner = _first(frames, RUNNERS) or getattr(loop, 'runner', None)
     model = getattr(runner, 'model', None) or _first(frames, nn.Module)
@@ -106,7 +106,7 @@ def _loading_hint(error: Exception) -> str:
         return ''
     inside = any(
         isinstance(frame.f_locals.get('self'), LoadImageFromFile)
-        for frame in _frames(error)
+        for frame in frames_of(error)
     )
     # Of a worker there is the text of its traceback.
     if not inside and _LOADING not in text:
@@ -115,18 +115,6 @@ def _loading_hint(error: Exception) -> str:
         "; to have the image named, write dict(type='LoadCheckedImage') "
         'instead of LoadImageFromFile'
     )
-
-
-def _frames(error: BaseException) -> Iterator[FrameType]:
-    """Frames from the outermost to that of the error's first cause."""
-    trace = error.__traceback__
-    while trace is not None:
-        yield trace.tb_frame
-        trace = trace.tb_next
-    # The host's call_hook hides the context, which knows the hook.
-    cause = error.__cause__ or error.__context__
-    if cause is not None:
-        yield from _frames(cause)
 
 
 def _first(frames: list[FrameType], kind: Any) -> Any:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -17,25 +17,36 @@ _UNREGISTERED = re.compile(r'is not in the \S+::\S+ registry')
 _UNEXPECTED = re.compile(r"got an unexpected keyword argument '(\w+)'$")
 
 
-def near_name(error: Exception, frames: Iterable[FrameType]) -> str:
+def frames_of(error: BaseException) -> Iterator[FrameType]:
+    """Frames from the outermost to that of the error's first cause."""
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame
+        trace = trace.tb_next
+    # The host's call_hook hides the context, which knows the hook.
+    cause = error.__cause__ or error.__context__
+    if cause is not None:
+        yield from frames_of(cause)
+
+
+def near_name(error: Exception) -> str:
     """Name what is nearest to a type or an argument that there is not.
 
     Later Pythons do so for arguments, and their messages stay as they are.
 
     Args:
-        error: Any error.
-        frames: Those that it passed through, the outermost first.
+        error: Any error that was raised.
 
     Returns:
         An addition to the message; empty if the error is another one, the
         name did not come from a config, or nothing is near.
     """
     if isinstance(error, KeyError) and _UNREGISTERED.search(str(error)):
-        return _near_type(list(frames)[-1])
+        return _near_type(list(frames_of(error))[-1])
     found = _UNEXPECTED.search(str(error))
     if not isinstance(error, TypeError) or not found:
         return ''
-    name, (built, given) = found.group(1), _innermost(frames)
+    name, (built, given) = found.group(1), _innermost(frames_of(error))
     return nearest(name, built) if name in given else ''
 
 

@@ -340,6 +340,14 @@ def test_other_numbers_of_superpixels_point_to_the_connectors() -> None:
     assert '(4, 4, 96)' in report.problems[0].message
 
 
+def test_the_nearest_argument_is_named_as_in_training() -> None:
+    report = check({'model.architecture.hed.num_classes': 5})
+
+    (problem,) = report.problems
+    assert problem.key == 'model.architecture'
+    assert problem.message.endswith("'hed'; did you mean 'head'?")
+
+
 def test_other_classes_point_to_the_loss() -> None:
     head = 'model.architecture.head.num_classes'
 
