@@ -85,23 +85,29 @@ def read_config(name: str) -> Config:
         ValueError: If it is no config, or a module of its ``custom_imports``
             cannot be imported.
     """
-    if '::' in name:
-        return hub.get_config(name)
-    if not osp.isfile(name):
+    packaged = '::' in name
+    if not packaged and not osp.isfile(name):
         raise FileNotFoundError(f'config {name!r} is not a file')
-    if osp.splitext(name)[1] not in _CONFIG_FILES:
+    if not packaged and osp.splitext(name)[1] not in _CONFIG_FILES:
         raise ValueError(
             f'config {name!r} must be a file of {", ".join(_CONFIG_FILES)}'
         )
     try:
-        return Config.fromfile(name)
+        return hub.get_config(name) if packaged else Config.fromfile(name)
     except ImportError as error:
         cause: BaseException = error
         while inner := cause.__cause__ or cause.__context__:
             cause = inner
+        cure = (
+            'put the folder of your modules (custom_imports) into PYTHONPATH'
+        )
+        if 'mmcls' in str(cause):
+            cure = (
+                'mmcls is what mmpretrain was called, so write mmpretrain:: '
+                'and mmpretrain. for mmcls:: and mmcls. in a copy of the config'
+            )
         raise ValueError(
-            f'config {name!r} cannot import what it needs: {cause}; put the '
-            'folder of your modules (custom_imports) into PYTHONPATH'
+            f'config {name!r} cannot import what it needs: {cause}; {cure}'
         ) from error
 
 

@@ -170,6 +170,8 @@ def _refuse_others(file: Any, name: str) -> None:
         kind = 'it is a tar archive, the format of torch before 0.2'
     elif start[:2] == _ZIP and not zipped:
         kind = 'it is damaged, its end is missing'
+    elif not start:
+        kind = 'it is empty (0 bytes), as a download that was broken off'
     elif start[:1] != _PICKLE and start[:2] != _ZIP:
         kind = f'it is no checkpoint, it begins with {start!r}'
     file.seek(0)

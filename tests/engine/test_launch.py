@@ -270,3 +270,12 @@ def test_a_module_of_ones_own_that_is_not_found_is_named(
         ValueError, match="No module named 'my_lss'; put .* into PYTHONPATH"
     ):
         read_config(str(path))
+
+
+def test_a_config_of_the_package_before_mmpretrain_says_so() -> None:
+    """MMRazor's own ones are among them."""
+    name = 'mmrazor::distill/mmcls/kd/kd_logits_resnet34_resnet18_8xb32_in1k'
+    with pytest.raises(
+        ValueError, match='mmcls is what mmpretrain was called, so write '
+    ):
+        read_config(f'{name}.py')

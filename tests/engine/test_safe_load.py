@@ -374,9 +374,7 @@ def test_a_pickle_that_torch_did_not_write_is_refused(
         assert not marker.exists()
 
 
-@pytest.mark.parametrize(
-    'content', [b'', b'<!DOCTYPE html>', b'model = dict()']
-)
+@pytest.mark.parametrize('content', [b'<!DOCTYPE html>', b'model = dict()'])
 def test_a_file_that_is_no_checkpoint_is_refused(
     reader: None, content: bytes, tmp_path: Path
 ) -> None:
@@ -388,6 +386,12 @@ def test_a_file_that_is_no_checkpoint_is_refused(
     assert (
         str(error.value) == f'{path} was refused: it is no checkpoint, {start}'
     )
+
+
+def test_an_empty_file_is_called_so(reader: None, tmp_path: Path) -> None:
+    (tmp_path / 'empty.pth').touch()
+    with pytest.raises(UnsafeCheckpointError, match=r'it is empty \(0 bytes'):
+        read(tmp_path / 'empty.pth')
 
 
 def test_a_file_that_was_cut_off_is_refused(
