@@ -16,7 +16,7 @@ def nearest_offsets(count: int) -> Tensor:
     Returns:
         Rows and columns, ``(count, 2)``, by length, then row, then column:
         the query's own place first. For the square of an odd number they are
-        the places of a square kernel up to 3x3.
+        the places of a square kernel up to 5x5.
 
     Raises:
         ValueError: If ``count`` is not positive.

@@ -3,7 +3,8 @@
 
 Both losses compare functions of pairwise differences, so they do not see
 translation, rotation or scaling of either side, and the two sides may have
-different widths.
+different widths. Tokens of an image whose largest entry is below ``2 ** -66``
+(1.4e-20) are resolved as if it were that, so that far smaller ones coincide.
 """
 
 from __future__ import annotations
@@ -138,7 +139,8 @@ def angle_loss(student: Tensor, teacher: Tensor, impl: str = 'auto') -> Tensor:
         Scalar loss, float32 (float64 where a side is float64).
 
     Raises:
-        TypeError: If a side is not floating point.
+        TypeError: If a side is not floating point, or is float64 with
+            ``impl='triton'``.
         ValueError: If the sides differ in B, K or device, or ``impl`` is
             unknown or does not take this K.
         RuntimeError: If ``impl='triton'`` and Triton or a CUDA device is

@@ -46,9 +46,10 @@ def power_of_two_scale(x: Tensor) -> Tensor:
 def unit_length(tokens: Tensor) -> Tensor:
     """Tokens of length 1.
 
-    Computed in float32 at least and for any magnitude. A token shorter than
-    a few units in the last place of the image's largest entry is the zero
-    vector and sends no gradient.
+    Computed in float32 at least and without overflow. A token shorter than
+    a few units in the last place of the image's largest entry, or of
+    ``2 ** -66`` where that is larger, is the zero vector and sends no
+    gradient.
 
     Args:
         tokens: ``(B, N, C)``, floating point.
