@@ -103,8 +103,8 @@ def read_config(name: str) -> Config:
         )
         if 'mmcls' in str(cause):
             cure = (
-                'mmcls is what mmpretrain was called, so write mmpretrain:: '
-                'and mmpretrain. for mmcls:: and mmcls. in a copy of the config'
+                'mmcls is what mmpretrain was called, so write mmpretrain in '
+                'its place (mmcls::, mmcls.) in a copy of the config'
             )
         raise ValueError(
             f'config {name!r} cannot import what it needs: {cause}; {cure}'

@@ -276,6 +276,7 @@ def test_a_config_of_the_package_before_mmpretrain_says_so() -> None:
     """MMRazor's own ones are among them."""
     name = 'mmrazor::distill/mmcls/kd/kd_logits_resnet34_resnet18_8xb32_in1k'
     with pytest.raises(
-        ValueError, match='mmcls is what mmpretrain was called, so write '
+        ValueError,
+        match='mmcls is what mmpretrain was called, so write mmpretr',
     ):
         read_config(f'{name}.py')
