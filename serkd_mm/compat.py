@@ -230,6 +230,18 @@ def autocast(device: str, dtype: torch.dtype) -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
+def emulates_bfloat16() -> bool:
+    """Whether this CPU has no instructions for products in bfloat16.
+
+    False where PyTorch (2.1 to 2.13) has no public way, or none at all, to
+    ask oneDNN.
+    """
+    try:
+        return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    except (AttributeError, RuntimeError):
+        return False
+
+
 def keep_step_hooks(optimizer: Optimizer) -> None:
     """Let an optimizer call the hooks of its steps beside ``torch.compile``.
 

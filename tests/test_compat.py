@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -541,3 +542,12 @@ def test_an_autocast_level_left_open_keeps_no_old_weights() -> None:
     finally:
         torch.autocast_decrement_nesting()
         torch.clear_autocast_cache()
+
+
+def test_where_onednn_cannot_be_asked_nothing_is_said_of_bfloat16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ask = torch.ops.mkldnn._is_mkldnn_bf16_supported
+    assert compat.emulates_bfloat16() is (not ask())
+    monkeypatch.setattr(torch.ops, 'mkldnn', types.SimpleNamespace())
+    assert compat.emulates_bfloat16() is False

@@ -14,7 +14,8 @@ from torch import nn
 from torch.profiler import profile
 from torch.utils.checkpoint import checkpoint
 
-from serkd_mm.engine.optimizers import mix_precision
+from serkd_mm import compat
+from serkd_mm.engine.optimizers import bfloat16_optim_wrapper, mix_precision
 
 from ..models.builders import build
 from .runners import make_runner
@@ -153,3 +154,27 @@ def test_what_mixed_precision_makes_of_a_config(
     cfg = dict(given, clip_grad=dict(max_norm=1.0))
     mix_precision(cfg, device)
     assert cfg == dict(wanted, clip_grad=dict(max_norm=1.0))
+
+
+@pytest.mark.parametrize('emulated', [True, False])
+def test_a_cpu_that_emulates_bfloat16_says_so_once(
+    emulated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(
+        bfloat16_optim_wrapper,
+        'print_log',
+        lambda message, **_: said.append(message),
+    )
+    monkeypatch.setattr(compat, 'emulates_bfloat16', lambda: emulated)
+    bfloat16_optim_wrapper._warn_of_emulation.cache_clear()
+    model = nn.Linear(2, 2)
+    optim_wrapper = wrapper(model)
+
+    for _ in range(2):
+        with optim_wrapper.optim_context(model):
+            model(torch.randn(1, 2))
+
+    assert len(said) == emulated
+    assert all('no instructions for bfloat16' in text for text in said)
+    bfloat16_optim_wrapper._warn_of_emulation.cache_clear()

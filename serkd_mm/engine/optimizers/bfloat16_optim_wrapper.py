@@ -1,11 +1,14 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
@@ -22,7 +25,9 @@ class Bfloat16OptimWrapper(OptimWrapper):
     """Training under bfloat16 autocast, on any device.
 
     bfloat16 has float32's range, so that gradients need no loss scale.
-    MMEngine's ``AmpOptimWrapper`` has one even then, and refuses CPUs.
+    MMEngine's ``AmpOptimWrapper`` has one even then, and refuses CPUs. One
+    without instructions for it is many times slower than in float32, which
+    is logged when training begins.
 
     Args:
         fused_attention: Whether attention on CPUs may run as one fused
@@ -47,6 +52,8 @@ class Bfloat16OptimWrapper(OptimWrapper):
             model: What is trained; its device decides that of the autocast.
         """
         device = next(model.parameters()).device.type
+        if device == 'cpu':
+            _warn_of_emulation()
         with (
             super().optim_context(model),
             compat.autocast(device, self.cast_dtype),
@@ -58,6 +65,18 @@ class Bfloat16OptimWrapper(OptimWrapper):
         """Backward; what it computes again attends as the forward did."""
         with cpu_attention(self.fused_attention):
             super().backward(loss, **kwargs)
+
+
+@functools.cache
+def _warn_of_emulation() -> None:
+    if compat.emulates_bfloat16():
+        print_log(
+            'This CPU has no instructions for bfloat16, so that training is '
+            'many times slower than in float32; leave out --amp or '
+            "optim_wrapper.type='Bfloat16OptimWrapper'",
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def mix_precision(wrapper: dict, device: str) -> None:
