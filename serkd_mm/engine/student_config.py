@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -46,24 +47,7 @@ def student_config(cfg: Config) -> Config:
         # MMEngine's own for bfloat16 would refuse CPUs.
         wrapper.pop('type')
         wrapper.pop('fused_attention', None)
-    settings = wrapper.get('paramwise_cfg') or {}
-    if settings.get('custom_keys'):
-        settings['custom_keys'] = {
-            _name_in_student(name): value
-            for name, value in settings['custom_keys'].items()
-            if not _is_of_distiller(name)
-        }
-    checkpointed = exported.get('activation_checkpointing') or []
-    if checkpointed:
-        exported['activation_checkpointing'] = [
-            _name_in_student(name)
-            for name in (
-                [checkpointed]
-                if isinstance(checkpointed, str)
-                else checkpointed
-            )
-            if not _is_of_distiller(name)
-        ]
+    _name_parts_of_student(exported)
     model = student_architecture(cfg)
     model.pop('_scope_', None)
     head = model.get('head')
@@ -80,13 +64,28 @@ def student_config(cfg: Config) -> Config:
     return student
 
 
-def _name_in_student(name: str) -> str:
-    """What a module or parameter of the algorithm is called in the student."""
-    return name.removeprefix('architecture').removeprefix('.')
+def _name_parts_of_student(cfg: dict) -> None:
+    """Name modules and parameters as the student by itself calls them."""
+    settings = (cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}
+    keys = settings.get('custom_keys')
+    if keys:
+        renamed = _names_in_student(keys)
+        settings['custom_keys'] = {new: keys[old] for old, new in renamed}
+    names = cfg.get('activation_checkpointing')
+    if names:
+        renamed = _names_in_student(
+            [names] if isinstance(names, str) else names
+        )
+        cfg['activation_checkpointing'] = [new for _, new in renamed]
 
 
-def _is_of_distiller(name: str) -> bool:
-    return name.split('.')[0] == 'distiller'
+def _names_in_student(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Names in the algorithm and in the student, the distiller's left out."""
+    return [
+        (name, name.removeprefix('architecture').removeprefix('.'))
+        for name in names
+        if name.split('.')[0] != 'distiller'
+    ]
 
 
 def student_architecture(cfg: Config) -> ConfigDict:

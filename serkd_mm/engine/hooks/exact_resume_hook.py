@@ -217,8 +217,10 @@ def _early_stopping(runner: Runner) -> list[EarlyStoppingHook]:
 
 def _configured_rates(runner: Runner) -> list[float] | None:
     """Learning rates of an optimizer that has not trained yet."""
-    groups = getattr(runner.optim_wrapper, 'optimizer', None)
-    return groups and [group['lr'] for group in groups.param_groups]
+    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
+    if optimizer is None:  # several ones
+        return None
+    return [group['lr'] for group in optimizer.param_groups]
 
 
 def _check_optimizer(runner: Runner, checkpoint: dict) -> None:
