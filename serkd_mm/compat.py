@@ -233,8 +233,8 @@ def autocast(device: str, dtype: torch.dtype) -> Iterator[None]:
 def emulates_bfloat16() -> bool:
     """Whether this CPU has no instructions for products in bfloat16.
 
-    False where PyTorch (2.1 to 2.13) has no public way, or none at all, to
-    ask oneDNN.
+    False where oneDNN cannot be asked, for which PyTorch (2.1 to 2.13) has a
+    private operator only.
     """
     try:
         return not torch.ops.mkldnn._is_mkldnn_bf16_supported()

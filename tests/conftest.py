@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import pytest
 import torch
@@ -27,6 +28,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help='suggest, build and run all pairings of the model families, '
         'instead of one for each family and side (about half an hour)',
     )
+
+
+@pytest.fixture
+def logged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[ModuleType], list[str]]:
+    """Collects what a module logs from now on, instead of logging it."""
+
+    def collect(module: ModuleType) -> list[str]:
+        said: list[str] = []
+        monkeypatch.setattr(
+            module, 'print_log', lambda message, **_: said.append(message)
+        )
+        return said
+
+    return collect
 
 
 @pytest.fixture(autouse=True)

@@ -25,10 +25,7 @@ from serkd_mm.engine.launch import (
     rename_dump,
     workers_end,
 )
-from serkd_mm.engine.start_checks import (
-    START_ERRORS,
-    check_start,
-)
+from serkd_mm.engine.start_checks import START_ERRORS, check_start
 from serkd_mm.engine.tta import average_over_copies
 from serkd_mm.engine.whole_checkpoint import require_whole_checkpoint
 from serkd_mm.one_line_errors import MISTAKES, one_line_errors

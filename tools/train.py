@@ -19,10 +19,7 @@ from serkd_mm.engine.launch import (
     train,
 )
 from serkd_mm.engine.optimizers import mix_precision
-from serkd_mm.engine.start_checks import (
-    START_ERRORS,
-    check_start,
-)
+from serkd_mm.engine.start_checks import START_ERRORS, check_start
 from serkd_mm.one_line_errors import MISTAKES, one_line_errors
 from serkd_mm.outputs import check_out_folder
 

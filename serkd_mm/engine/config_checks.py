@@ -47,7 +47,6 @@ _NESTED = {
     'default_hooks': (*HOST_HOOKS, 'visualization'),
     'env_cfg': ('cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'),
     'model.architecture.train_cfg': ('augments', 'probs'),
-    'randomness': ('deterministic', 'diff_rank_seed', 'seed'),
     'optim_wrapper.paramwise_cfg': (
         'bias_decay_mult',
         'bias_lr_mult',
@@ -57,6 +56,7 @@ _NESTED = {
         'flat_decay_mult',
         'norm_decay_mult',
     ),
+    'randomness': ('deterministic', 'diff_rank_seed', 'seed'),
 }
 # What belongs together: a runner takes all three or none.
 _SPLITS = {

@@ -13,10 +13,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..datasets.transforms.load_checked_image import (
-    BrokenImageError,
-    LoadCheckedImage,
-)
+from ..datasets import BrokenImageError, LoadCheckedImage
 from ..models.algorithms.renormalize import converts_to_rgb
 from ..models.connectors import SuperpixelTokenizer
 from ..models.modes import evaluating

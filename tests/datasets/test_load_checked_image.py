@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -236,15 +237,8 @@ def test_needless_bytes_are_said_with_the_files_name(
     assert np.array_equal(loaded['img'], whole)
 
 
-def test_an_animation_is_said_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(
-        load_checked_image,
-        'print_log',
-        lambda message, **_: said.append(message),
-    )
+def test_an_animation_is_said_once(tmp_path: Path, logged: Callable) -> None:
+    said = logged(load_checked_image)
     transform = TRANSFORMS.build(dict(type='LoadCheckedImage'))
     for name in ('one.png', 'two.png'):
         (tmp_path / name).write_bytes(WHOLE['animated png'][0])

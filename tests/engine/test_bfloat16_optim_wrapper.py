@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -158,14 +159,9 @@ def test_what_mixed_precision_makes_of_a_config(
 
 @pytest.mark.parametrize('emulated', [True, False])
 def test_a_cpu_that_emulates_bfloat16_says_so_once(
-    emulated: bool, monkeypatch: pytest.MonkeyPatch
+    emulated: bool, logged: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(
-        bfloat16_optim_wrapper,
-        'print_log',
-        lambda message, **_: said.append(message),
-    )
+    said = logged(bfloat16_optim_wrapper)
     monkeypatch.setattr(compat, 'emulates_bfloat16', lambda: emulated)
     bfloat16_optim_wrapper._warn_of_emulation.cache_clear()
     model = nn.Linear(2, 2)

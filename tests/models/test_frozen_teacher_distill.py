@@ -64,15 +64,9 @@ MIXUP = dict(augments=[dict(type='Mixup', alpha=0.8)])
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def said(logged: Callable) -> list[str]:
     """What the algorithm logs."""
-    messages: list[str] = []
-    monkeypatch.setattr(
-        frozen_teacher_distill,
-        'print_log',
-        lambda message, **_: messages.append(message),
-    )
-    return messages
+    return logged(frozen_teacher_distill)
 
 
 def watch_inputs(module: nn.Module) -> list[Tensor]:
@@ -1116,14 +1110,9 @@ def test_a_copy_that_moves_leaves_the_teacher_where_it_is() -> None:
     ('recorded', 'compared'), [(True, True), (True, False), (False, False)]
 )
 def test_a_distillation_head_that_nothing_trains_is_announced(
-    recorded: bool, compared: bool, monkeypatch: pytest.MonkeyPatch
+    recorded: bool, compared: bool, logged: Callable
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(
-        checks,
-        'print_log',
-        lambda text, **_: said.append(text),
-    )
+    said = logged(checks)
     losses = ('loss_kd', 'loss_angle') if compared else ('loss_angle',)
     distiller = distiller_config(losses=losses)
     if not recorded:

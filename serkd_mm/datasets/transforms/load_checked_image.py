@@ -184,9 +184,9 @@ class LoadCheckedImage(LoadImageFromFile):
 def _check_decoding(color_type: str, backend: str) -> None:
     """Refuse settings by which no file is decoded, before one is blamed."""
     suffix = '.tif' if backend == 'tifffile' else '.jpg'
-    _, grey = cv2.imencode(suffix, np.zeros((8, 8, 3), np.uint8))
+    _, black = cv2.imencode(suffix, np.zeros((8, 8, 3), np.uint8))
     try:
-        mmcv.imfrombytes(grey.tobytes(), flag=color_type, backend=backend)
+        mmcv.imfrombytes(black.tobytes(), flag=color_type, backend=backend)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f'LoadCheckedImage(color_type={color_type!r}, imdecode_backend='
