@@ -47,9 +47,15 @@ ALTERNATIVES = [
 QUICKSTART = ['scikit-learn', 'matplotlib']
 # tools/export_student.py --onnx
 EXPORT = ['onnx', 'onnxruntime', 'onnxscript']
+# What `tools/benchmark.py peers` measures beside MMRazor.
+PEERS = [
+    'timm>=1.0.25; python_version >= "3.10"',
+    'torchdistill; python_version >= "3.10"',
+]
 DEV = [
     *QUICKSTART,
     *EXPORT,
+    *PEERS,
     'pytest>=7.4',
     'pytest-xdist>=3.2',
     'hypothesis>=6.80',

@@ -19,6 +19,7 @@ from torch import Tensor
 from serkd_mm import functional
 from serkd_mm.benchmarks import (
     ceilings,
+    libraries,
     measure,
     networks,
     peers,
@@ -155,7 +156,7 @@ def test_hand_written_loop_trains_as_the_algorithm_does() -> None:
 def test_peer_computes_the_same_losses_on_the_same_teacher_logits() -> None:
     built = {v: peers.build(v, 'cpu', True) for v in peers.VARIANTS}
     ours, host = built[peers.OURS][0], built[peers.HOST][0]
-    peers.share_weights(ours, host)
+    networks.share_weights(ours, host)
     host.teacher.eval()
     losses = []
     for model in (ours, host):
@@ -167,6 +168,60 @@ def test_peer_computes_the_same_losses_on_the_same_teacher_logits() -> None:
             if 'loss' in name
         })  # fmt: skip
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def needs(library: str) -> pytest.MarkDecorator:
+    absent = libraries.version(library) is None
+    return pytest.mark.skipif(absent, reason=f'needs {library}')
+
+
+LIBRARIES = [
+    libraries.HOST,
+    pytest.param(libraries.TORCHDISTILL, marks=needs('torchdistill')),
+]
+TIMM = pytest.param(libraries.TIMM, marks=needs('timm'))
+
+
+@pytest.mark.parametrize('library', [*LIBRARIES, TIMM])
+def test_kd_of_a_library_is_that_of_the_package(library: str) -> None:
+    ours, theirs = (
+        libraries.build_training(name, 'cpu', True)
+        for name in (libraries.OURS, library)
+    )
+    networks.share_weights(ours.model, theirs.model)
+    # Only timm sees to it itself.
+    assert theirs.model.teacher.training == (library != libraries.TIMM)
+    theirs.model.teacher.eval()
+    losses = [
+        training.step(networks.random_batch(ours.cfg, 4, 0)).item()
+        for training in (ours, theirs)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.parametrize('library', [libraries.OURS, *LIBRARIES])
+def test_rkd_of_a_library_agrees_with_the_exact_one(library: str) -> None:
+    teacher = torch.randn(6, 5, dtype=torch.float64)
+    found, exact = [
+        value_and_grad(loss, torch.arange(24).view(6, 4).sin(), teacher)
+        for loss in (libraries.rkd_loss(library), libraries.exact_rkd)
+    ]
+    torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-6)
+
+
+def test_a_library_that_is_not_installed_is_left_out_and_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(libraries, 'version', lambda name: None)
+    found = report.Report('peers', measure.Options(quick=True))
+    libraries.add_libraries(found)
+    for table in found.tables:
+        names = [row['variant'] for row in table.rows]
+        assert names == [libraries.HOST, libraries.OURS]
+    assert found.notes[-1] == (
+        'Not installed and left out: timm, torchdistill (pip install timm '
+        'torchdistill).'
+    )
 
 
 def prepare_memory(mib: int) -> measure.Run:

@@ -203,7 +203,7 @@ def test_extras_of_the_wheel(wheel_metadata: Message) -> None:
             extras.setdefault(match.group(2), set()).add(match.group(1))
     assert extras['quickstart'] == {'scikit-learn', 'matplotlib'}
     tools = {'pytest', 'hypothesis', 'ruff', 'mypy', 'setuptools', 'wheel'}
-    tools |= {'pytest-xdist', 'triton'}
+    tools |= {'pytest-xdist', 'triton', 'timm', 'torchdistill'}
     assert extras['export'] == {'onnx', 'onnxruntime', 'onnxscript'}
     assert extras['dev'] == extras['quickstart'] | extras['export'] | tools
     assert extras['all'] == extras['dev']

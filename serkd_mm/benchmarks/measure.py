@@ -164,6 +164,28 @@ def ratios(over: list[float], under: list[float]) -> dict[str, float]:
     return quartiles([a / b for a, b in zip(over, under)])
 
 
+def timing_cells(
+    times: Mapping[str, list[float]], name: str, over: str, under: str
+) -> dict[str, float]:
+    """Cells of a table: milliseconds of a run, and a ratio, with quartiles.
+
+    Args:
+        times: What :func:`interleaved` returns.
+        name: The run.
+        over: Numerator of the ratio, in each round.
+        under: Its denominator.
+    """
+    time, ratio = quartiles(times[name]), ratios(times[over], times[under])
+    return {
+        'median ms': time['median'],
+        'q1': time['q1'],
+        'q3': time['q3'],
+        'ratio': ratio['median'],
+        'ratio q1': ratio['q1'],
+        'ratio q3': ratio['q3'],
+    }
+
+
 def peak_memory(
     prepare: Prepare,
     arguments: dict[str, Any],

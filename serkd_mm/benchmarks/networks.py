@@ -23,11 +23,15 @@ from ..paths import own_config_path
 
 # One training step on a batch of a data loader; returns the total loss.
 Step = Callable[[dict], Tensor]
+# The total loss of normalised images and their soft labels.
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def bfloat16() -> Any:
-    """Autocast as the benchmark uses it on CUDA."""
-    return torch.autocast('cuda', dtype=torch.bfloat16)
+def autocast(device: str) -> Any:
+    """Bfloat16 on CUDA, float32 on CPUs, as the benchmark trains."""
+    return torch.autocast(
+        'cuda', dtype=torch.bfloat16, enabled=device == 'cuda'
+    )
 
 
 def load_config(name: str, quick: bool) -> Config:
@@ -83,6 +87,13 @@ def keep_losses(model: Any, names: list[str]) -> None:
     }
 
 
+def through_host(model: Any) -> None:
+    """Turn a model config into one of MMRazor's own algorithm."""
+    model.type = 'SingleTeacherDistill'
+    del model['allow_random_teacher']
+    model.distiller.type = 'ConfigurableDistiller'
+
+
 def random_batch(cfg: Config, size: int, seed: int) -> dict:
     """A batch as the data loader hands it over; seeds what follows too."""
     torch.manual_seed(seed)
@@ -113,6 +124,13 @@ def build_model(cfg: Config, device: str) -> Algorithm:
     return model
 
 
+def share_weights(source: Algorithm, target: Algorithm) -> None:
+    """Give an algorithm the weights of another's networks and losses."""
+    for name in ('student', 'teacher', 'distiller'):
+        weights = getattr(source, name).state_dict()
+        getattr(target, name).load_state_dict(weights)
+
+
 def algorithm_step(model: Algorithm, cfg: Config, device: str) -> Step:
     """MMEngine's ``train_step`` with the optimizer of the config."""
     settings = copy.deepcopy(cfg.optim_wrapper)
@@ -129,14 +147,9 @@ def algorithm_step(model: Algorithm, cfg: Config, device: str) -> Step:
 def hand_written_step(model: Algorithm, cfg: Config, device: str) -> Step:
     """Plain KD between the two networks of an algorithm, without it."""
     student, teacher = model.student, model.teacher
-    optimizer = _adamw(student, cfg.optim_wrapper)
     smoothing = cfg.model.architecture.head.loss.label_smooth_val
-    max_norm = cfg.optim_wrapper.clip_grad.max_norm
 
-    def forward(batch: dict) -> Tensor:
-        data = student.data_preprocessor(batch, training=True)
-        images = data['inputs']
-        target = torch.stack([s.gt_score for s in data['data_samples']])
+    def compute_loss(images: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = teacher.head(teacher.extract_feat(images))
         features = student.extract_feat(images)
@@ -146,12 +159,27 @@ def hand_written_step(model: Algorithm, cfg: Config, device: str) -> Step:
             logits.log_softmax(1), wanted.softmax(1), reduction='batchmean'
         )
 
+    return loop_step(student, compute_loss, cfg, device)
+
+
+def loop_step(
+    student: nn.Module, compute_loss: Loss, cfg: Config, device: str
+) -> Step:
+    """A plain PyTorch loop around a loss of images and soft labels.
+
+    Args:
+        student: The classifier that is trained.
+        compute_loss: Runs both networks.
+        cfg: Config with the optimizer.
+        device: ``'cpu'`` or ``'cuda'``.
+    """
+    optimizer = _adamw(student, cfg.optim_wrapper)
+    max_norm = cfg.optim_wrapper.clip_grad.max_norm
+
     def step(batch: dict) -> Tensor:
-        if device == 'cuda':
-            with bfloat16():
-                loss = forward(batch)
-        else:
-            loss = forward(batch)
+        images, target = prepare_batch(student, batch)
+        with autocast(device):
+            loss = compute_loss(images, target)
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), max_norm)
         optimizer.step()
@@ -159,6 +187,13 @@ def hand_written_step(model: Algorithm, cfg: Config, device: str) -> Step:
         return loss.detach()
 
     return step
+
+
+def prepare_batch(student: Any, batch: dict) -> tuple[Tensor, Tensor]:
+    """Mixed, normalised images and soft labels, by a student's own."""
+    data = student.data_preprocessor(batch, training=True)
+    labels = [sample.gt_score for sample in data['data_samples']]
+    return data['inputs'], torch.stack(labels)
 
 
 def _adamw(student: nn.Module, settings: Any) -> torch.optim.AdamW:

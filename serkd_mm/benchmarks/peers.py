@@ -1,10 +1,13 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
-"""SeRKD through MMRazor's own classes, straightforwardly, and ours."""
+"""Beside what others offer: SeRKD through MMRazor's own classes, plain KD
+and RKD through other libraries.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from mmengine.optim import build_optim_wrapper
@@ -12,19 +15,23 @@ from mmengine.registry import DefaultScope
 from mmrazor.models.algorithms import SingleTeacherDistill as Algorithm
 from torch import Tensor
 
-from . import networks, step, straightforward  # noqa: F401  (registers losses)
+from . import (
+    libraries,
+    networks,
+    step,
+    straightforward,  # noqa: F401  (registers losses)
+)
+from .libraries import CONFIG, HOST, OURS
 from .measure import (
     Options,
     Run,
     peak_memory,
     quartiles,
-    ratios,
+    timing_cells,
 )
 from .report import Report, Table, bars
 
-HOST, OURS = 'MMRazor', 'serkd_mm'
 VARIANTS = (HOST, OURS)
-CONFIG = 'serkd_deit-ti.py'
 ROUNDS = 15
 
 
@@ -43,7 +50,7 @@ def run(options: Options) -> Report:
         for variant in VARIANTS
     }
     built = {variant: build(variant, **common) for variant in VARIANTS}
-    share_weights(built[OURS][0], built[HOST][0])
+    networks.share_weights(built[OURS][0], built[HOST][0])
     deviations = _deviations(built, batch)
     steps = {
         variant: networks.algorithm_step(model, cfg, options.device)
@@ -57,39 +64,40 @@ def run(options: Options) -> Report:
         Table('SeRKD step, DeiT-Ti student', rows),
         deviations,
     ]
+    del built, steps
     report.notes += step.describe(options)
     report.notes += [
-        f'{HOST}: SingleTeacherDistill and ConfigurableDistiller with losses '
-        'from difference tensors, connectors called for every loss; '
-        f'{OURS}: FrozenTeacherDistill and SeRKDDistiller. Networks, data, '
-        'connectors, feature and KD loss are the same.',
-        f'Ratio: time over {HOST} in the same round, median and quartiles.',
+        f'SeRKD: {HOST} is SingleTeacherDistill and ConfigurableDistiller '
+        'with losses from difference tensors, connectors called for every '
+        f'loss; {OURS} is FrozenTeacherDistill and SeRKDDistiller. Networks, '
+        'data, connectors, feature and KD loss are the same.',
+        f'Ratio of SeRKD steps: time over {HOST} in the same round, median '
+        'and quartiles.',
     ]
-    report.draw = lambda figure: bars(figure.subplots(), rows, 'student')
+    libraries.add_libraries(report)
+    report.draw = partial(_draw, report)
     return report
+
+
+def _draw(report: Report, figure: Any) -> None:
+    """One axis per table of times, logarithmic where they differ much."""
+    timed = [t for t in report.tables if 'median ms' in t.rows[0]]
+    for axis, table in zip(figure.subplots(len(timed)), timed):
+        times = [row['median ms'] for row in table.rows]
+        group = next(iter(table.rows[0]))
+        bars(axis, table.rows, group, log=max(times) > 10 * min(times))
+        axis.set_title(table.title, fontsize=9)
 
 
 def build(variant: str, device: str, quick: bool) -> tuple[Algorithm, Any]:
     """The algorithm of a variant and its config."""
     cfg = networks.load_config(CONFIG, quick)
-    model = cfg.model
     if variant == HOST:
-        model.type = 'SingleTeacherDistill'
-        del model['allow_random_teacher']
-        model.distiller.type = 'ConfigurableDistiller'
-        losses = model.distiller.distill_losses
+        networks.through_host(cfg.model)
+        losses = cfg.model.distiller.distill_losses
         losses.loss_distance.type = 'StraightforwardDistanceLoss'
         losses.loss_angle.type = 'StraightforwardAngleLoss'
     return networks.build_model(cfg, device), cfg
-
-
-def share_weights(source: Algorithm, target: Algorithm) -> None:
-    """Give both networks of an algorithm the weights of another's."""
-    for name in ('student', 'teacher'):
-        weights = getattr(source, name).state_dict()
-        getattr(target, name).load_state_dict(weights)
-    weights = source.distiller.state_dict()
-    target.distiller.load_state_dict(weights)
 
 
 def prepare(variant: str, device: str, quick: bool, batch: int) -> Run:
@@ -105,18 +113,11 @@ def prepare(variant: str, device: str, quick: bool, batch: int) -> Run:
 
 
 def _row(variant: str, times: dict, memory: Any, batch: int) -> dict:
-    time = quartiles(times[variant])
-    ratio = ratios(times[variant], times[HOST])
     return {
         'student': 'DeiT-Ti',
         'variant': variant,
-        'images/s': 1e3 * batch / time['median'],
-        'median ms': time['median'],
-        'q1': time['q1'],
-        'q3': time['q3'],
-        'ratio': ratio['median'],
-        'ratio q1': ratio['q1'],
-        'ratio q3': ratio['q3'],
+        'images/s': 1e3 * batch / quartiles(times[variant])['median'],
+        **timing_cells(times, variant, variant, HOST),
         'peak MiB': memory.total,
         'extra MiB': memory.extra,
     }

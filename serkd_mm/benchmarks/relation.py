@@ -22,7 +22,7 @@ from .measure import (
     interleaved,
     peak_memory,
     quartiles,
-    ratios,
+    timing_cells,
 )
 from .report import NO_CUDA, Goal, Report, Table
 
@@ -181,16 +181,10 @@ def _compare(report: Report, loss: str, shapes: list[Shape]) -> dict:
 
 
 def _row(shape: Shape, name: str, times: dict, memory: float) -> dict:
-    time, ratio = quartiles(times[name]), ratios(times[BASELINE], times[name])
     return {
         'shape': _name(shape),
         'variant': name,
-        'median ms': time['median'],
-        'q1': time['q1'],
-        'q3': time['q3'],
-        'ratio': ratio['median'],
-        'ratio q1': ratio['q1'],
-        'ratio q3': ratio['q3'],
+        **timing_cells(times, name, BASELINE, name),
         'extra MiB': memory,
     }
 

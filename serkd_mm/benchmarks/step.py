@@ -15,8 +15,8 @@ from .measure import (
     Run,
     interleaved,
     peak_memory,
-    quartiles,
     ratios,
+    timing_cells,
 )
 from .report import NO_CUDA, Goal, Report, Table, bars
 
@@ -142,17 +142,10 @@ def _compare(report: Report, student: str) -> list[dict[str, Any]]:
     times = time_steps(steps, built[FULL][1], options, ROUNDS)
     report.data[f'{student} ms'] = times
     for variant in VARIANTS:
-        time = quartiles(times[variant])
-        ratio = ratios(times[variant], times[PLAIN])
         rows.append({
             'student': student,
             'variant': variant,
-            'median ms': time['median'],
-            'q1': time['q1'],
-            'q3': time['q3'],
-            'ratio': ratio['median'],
-            'ratio q1': ratio['q1'],
-            'ratio q3': ratio['q3'],
+            **timing_cells(times, variant, variant, PLAIN),
             'peak MiB': memory[variant].total,
             'extra MiB': memory[variant].extra,
         })  # fmt: skip

@@ -15,8 +15,7 @@ from .measure import (
     Run,
     interleaved,
     peak_memory,
-    quartiles,
-    ratios,
+    timing_cells,
 )
 from .report import Goal, Report, Table, bars
 
@@ -116,8 +115,6 @@ def _compare(
     through = 'yes' if differentiable else 'no'
     report.data[f'{name} gradient through Q: {through}, ms'] = times
     for variant in VARIANTS:
-        time = quartiles(times[variant])
-        ratio = ratios(times[BASELINE], times[variant])
         memory = peak_memory(
             prepare, arguments[variant], options, dict(shape=(1, 4, 8))
         )
@@ -125,12 +122,7 @@ def _compare(
             'shape': name,
             'gradient through Q': through,
             'variant': variant,
-            'median ms': time['median'],
-            'q1': time['q1'],
-            'q3': time['q3'],
-            'ratio': ratio['median'],
-            'ratio q1': ratio['q1'],
-            'ratio q3': ratio['q3'],
+            **timing_cells(times, variant, BASELINE, variant),
             'extra MiB': memory.extra,
             'memory ratio': memory.extra
             / max(rows[0]['extra MiB'] if rows else memory.extra, SMALL),
