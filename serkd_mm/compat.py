@@ -407,6 +407,12 @@ def forget_file_backends() -> None:
     io.backend_instances.clear()
 
 
+_GLOO = dict(backend='gloo')
+_CPU_WRAPPER = dict(
+    type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+)
+
+
 def prepare_cpu_distributed(cfg: Any) -> None:
     """Let the PyTorch launcher run on a machine without CUDA, over gloo.
 
@@ -415,20 +421,34 @@ def prepare_cpu_distributed(cfg: Any) -> None:
     that exists already and an explicit wrapper avoid both.
 
     Args:
-        cfg: Config of the runner; ``model_wrapper_cfg`` is filled in.
+        cfg: Config of the runner; ``model_wrapper_cfg`` is filled in. What
+            an earlier job on CPUs has left in its config is taken out.
     """
+    forget_cpu_distributed(cfg)
     if cfg.get('launcher', 'none') != 'pytorch' or get_device() != 'cpu':
         return
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
-    cfg.setdefault('env_cfg', {})['dist_cfg'] = dict(backend='gloo')
-    wrapper = dict(
-        type='MMDistributedDataParallel',
-        device_ids=None,
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False),
-    )
+    cfg.setdefault('env_cfg', {})['dist_cfg'] = dict(_GLOO)
+    unused = cfg.get('find_unused_parameters', False)
+    wrapper = dict(_CPU_WRAPPER, find_unused_parameters=unused)
     cfg.setdefault('model_wrapper_cfg', wrapper)
+
+
+def forget_cpu_distributed(cfg: Any) -> None:
+    """Take out what :func:`prepare_cpu_distributed` has put into a config.
+
+    A run's config is written down with it, and would train on GPUs over gloo.
+
+    Args:
+        cfg: Config, or dict of one.
+    """
+    wrapper = dict(cfg.get('model_wrapper_cfg') or {})
+    wrapper.pop('find_unused_parameters', None)
+    if wrapper == _CPU_WRAPPER:
+        cfg.pop('model_wrapper_cfg')
+        if cfg.get('env_cfg', {}).get('dist_cfg') == _GLOO:
+            cfg['env_cfg'].pop('dist_cfg')
 
 
 def end_persistent_workers(loader: Any) -> None:

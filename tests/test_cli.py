@@ -14,6 +14,10 @@ import pytest
 from serkd_mm import cli
 from serkd_mm.paths import own_folder
 
+from .jobs import ROOT, SERKD
+
+PICTURE = str(ROOT / 'resources' / 'superpixels.png')
+
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, 'argv', ['serkd', *arguments])
@@ -145,3 +149,43 @@ def test_a_quick_start_within_the_warm_up_is_refused(
     with pytest.raises(SystemExit):
         runpy.run_path(str(tool), run_name='__main__')
     assert '--epochs must be above 5' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('command', 'block', 'options', 'said'),
+    [
+        ('train', 'model', ['--amp'], 'has no model; name one that says'),
+        ('train', 'optim_wrapper', ['--amp'], 'has no optim_wrapper beside'),
+        (
+            'train',
+            'train_dataloader',
+            ['--skip-broken-images'],
+            'has no train_dataloader beside',
+        ),
+        (
+            'train',
+            'auto_scale_lr',
+            ['--auto-scale-lr'],
+            '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...)',
+        ),
+        ('test', 'model', ['none.pth'], 'has no model'),
+        ('visualize', 'model', ['none.pth', PICTURE], 'has no model'),
+    ],
+)
+def test_a_block_that_is_missing_is_named_whatever_the_options(
+    command: str,
+    block: str,
+    options: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    config = tmp_path / 'config.py'
+    config.write_text(f'_base_ = {SERKD!r}\n{block} = None\n')
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, command, str(config), *options)
+    assert ended.value.code
+    assert said in capsys.readouterr().err + str(ended.value.code)

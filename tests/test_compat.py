@@ -335,6 +335,20 @@ def test_the_launcher_runs_on_a_machine_without_cuda(
     MMDistributedDataParallel(nn.Linear(2, 2), **wrapper)
 
 
+def test_a_config_that_was_written_on_cpus_is_one_for_gpus_again(
+    one_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = distributed_config(find_unused_parameters=True)
+    before = dict(cfg, env_cfg={})  # MMEngine's own backend is for GPUs
+    compat.prepare_cpu_distributed(cfg)
+    assert cfg.env_cfg.dist_cfg == dict(backend='gloo')
+
+    monkeypatch.setattr(compat, 'get_device', lambda: 'cuda')
+    compat.prepare_cpu_distributed(cfg)
+
+    assert dict(cfg) == before
+
+
 def test_a_wrapper_of_the_users_own_is_kept(one_process: None) -> None:
     own = dict(type='MMDistributedDataParallel', device_ids=None)
     cfg = distributed_config(model_wrapper_cfg=dict(own))

@@ -67,7 +67,7 @@ def merge_training_options(cfg: Config, args: argparse.Namespace) -> None:
     if args.amp:
         mix_precision(cfg.optim_wrapper, get_device())
     if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise ValueError(
                 '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...)'
                 f' in {args.config}: the batch size that its learning rate is '
@@ -90,11 +90,11 @@ def main() -> None:
     # Here a wrong type is what the checks say of the config.
     with one_line_errors((*MISTAKES, TypeError)):
         cfg = load_config(args)
+        check_split(cfg, 'train', needed=True)
         merge_training_options(cfg, args)
         resume_after_restart(cfg)
         named = args.resume not in (None, 'auto')
         check_config(cfg)
-        check_split(cfg, 'train', needed=True)
         check_data(cfg, ('train_dataloader', 'val_dataloader'))
         check_start(cfg, '--resume' if named else 'load_from')
         check_out_folder(cfg.work_dir, '--work-dir')

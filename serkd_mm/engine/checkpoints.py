@@ -87,13 +87,14 @@ def choose_checkpoint(
         return named, {}
     named = named and osp.expanduser(named)
     candidates = _candidates(work_dir, folder, template)
-    if candidates and '://' in candidates[0]:
-        return candidates[0], {}
+    remote = next((path for path in candidates if '://' in path), None)
+    if named is None and remote:
+        return remote, {}
     if named is not None:
         reason = why_unreadable(named)
         if reason is None:
             return named, {}
-        other, _ = _first_readable(candidates)
+        other = remote or _first_readable(candidates)[0]
         raise ResumeError(
             f'cannot resume from {named}: {reason}. '
             + (

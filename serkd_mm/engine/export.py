@@ -25,7 +25,7 @@ from .graphs import check_onnx_packages, write_onnx, write_torchscript
 from .random_state import kept_random_state
 from .run_config import check_types, read_run_config
 from .student_config import image_size, student_architecture, student_config
-from .whole_checkpoint import first_differences
+from .whole_checkpoint import MISFITS, why_misfit
 
 _STUDENT = 'architecture.'
 
@@ -208,9 +208,9 @@ def _trained_student(cfg: Config, weights: dict, path: str) -> nn.Module:
         student: Any = MODELS.build(student_architecture(cfg)).eval()
     try:
         student.load_state_dict(weights)
-    except RuntimeError as error:
+    except MISFITS as error:
         raise ValueError(
-            f'{path} does not belong to its config: {first_differences(error)}'
+            f'{path} does not belong to its config: {why_misfit(error)}'
         ) from None
     return student
 

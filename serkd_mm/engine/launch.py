@@ -111,6 +111,19 @@ def read_config(name: str) -> Config:
         ) from error
 
 
+def require_model(cfg: Config) -> None:
+    """Refuse a config without a model.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if not cfg.get('model'):
+        raise ValueError(
+            f'config {cfg.filename!r} has no model; name one that says what '
+            'is trained'
+        )
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config and put the shared options into it.
 
@@ -123,6 +136,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: If the config does not exist.
+        ValueError: If it cannot be read or has no model.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config)
@@ -136,6 +150,7 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = osp.join('work_dirs', name)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    require_model(cfg)
     compat.prepare_cpu_distributed(cfg)
     return cfg
 

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 
+from .. import compat
 from .pipeline_size import pipeline_of, pipeline_size
 from .run_config import (
     check_types,
@@ -38,6 +39,7 @@ def student_config(cfg: Config) -> Config:
     exported = copy.deepcopy(dict(cfg))
     for name in ('work_dir', 'load_from', 'resume', 'launcher'):
         exported.pop(name, None)
+    compat.forget_cpu_distributed(exported)
     exported['default_scope'] = 'mmpretrain'
     wrapper = exported.get('optim_wrapper') or {}
     if unscoped(wrapper.get('constructor')) == 'MergedOptimWrapperConstructor':
@@ -118,7 +120,7 @@ def image_size(model: Any, run: Config) -> tuple[int, int] | None:
     """
     size = getattr(model.backbone, 'img_size', None) or _test_size(run)
     size = size or run.model.get('input_size')
-    if size is None:
+    if not size:  # 0 leaves out the dry run before training
         return None
     height, width = (size, size) if isinstance(size, int) else size
     return height, width

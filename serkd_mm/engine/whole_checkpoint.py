@@ -8,6 +8,11 @@ from mmengine.runner import Runner
 from .runner_parts import unwrapped_model
 
 
+# What loading the weights of another network raises; position embeddings are
+# asserted to fit.
+MISFITS = (RuntimeError, AssertionError)
+
+
 class OtherModelError(ValueError):
     """A checkpoint that is of another model than the config's."""
 
@@ -35,26 +40,29 @@ def require_whole_checkpoint(
     def load_whole(filename: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return load(filename, *args, **{**kwargs, 'strict': True})
-        except (RuntimeError, AssertionError) as error:
+        except MISFITS as error:
             why = str(error).strip()
-            if isinstance(error, RuntimeError):
-                if not why.startswith('The model and loaded state dict'):
-                    raise
-                why = first_differences(error)
-            # Position embeddings of another network are asserted to fit.
+            if isinstance(error, RuntimeError) and not why.startswith(
+                'The model and loaded state dict'
+            ):
+                raise
             name = config or getattr(runner.cfg, 'filename', None)
             raise OtherModelError(
                 f'checkpoint {filename} does not belong to the config'
-                f'{f" {name}" if name else ""}: '
-                f'{" ".join(why.split()).rstrip(".")}; use the config that it '
-                'was trained with'
+                f'{f" {name}" if name else ""}: {why_misfit(error)}; use the '
+                'config that it was trained with'
             ) from None
 
     runner.load_checkpoint = load_whole
 
 
-def first_differences(error: RuntimeError) -> str:
-    """The first keys of each kind that a strict loading complains of."""
+def why_misfit(error: Exception) -> str:
+    """What a strict loading complains of, in one line.
+
+    Of each kind of mistake the first keys.
+    """
+    if not isinstance(error, RuntimeError):
+        return ' '.join(str(error).split()).rstrip('.')
     lines = []
     for line in str(error).splitlines()[1:]:
         names = line.strip().split(', ')

@@ -17,7 +17,8 @@ from mmengine.runner import CheckpointLoader
 from mmrazor.registry import MODELS
 
 from ..analysis.images import input_size, training_pipeline
-from ..engine.launch import read_config
+from ..engine.launch import read_config, require_model
+from ..engine.whole_checkpoint import MISFITS, why_misfit
 from ..models.algorithms import FrozenTeacherDistill
 from ..paths import is_missing
 from .agreement import boundary_recall, normalized_mutual_information
@@ -66,13 +67,15 @@ def visualize(
     Raises:
         FileNotFoundError: If a file or folder is missing.
         ValueError: If an image cannot be decoded, a segmentation does not
-            fit its image, or the checkpoint does not belong to the config.
+            fit its image, the config has no model, or the checkpoint does
+            not belong to it.
     """
     paths = _find_images(images)
     human = read_segmentations(segmentations) if segmentations else {}
     pictures = [enlarged(read_image(str(path))) for path in paths]
     cfg = read_config(config)
     cfg.merge_from_dict(cfg_options or {})
+    require_model(cfg)
     model = load_algorithm(cfg, checkpoint)
     hw = (size[0], size[1]) if size else input_size(cfg)
     rgb = takes_rgb(model, [str(s['type']) for s in training_pipeline(cfg)])
@@ -141,10 +144,10 @@ def load_algorithm(cfg: Config, checkpoint: str) -> FrozenTeacherDistill:
     saved = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     try:
         model.load_state_dict(saved.get('state_dict', saved))
-    except RuntimeError as error:
-        reason = ' '.join(str(error).split())
+    except MISFITS as error:
         raise ValueError(
-            f'{checkpoint} does not belong to {cfg.filename}: {reason[:300]}'
+            f'{checkpoint} does not belong to {cfg.filename}: '
+            f'{why_misfit(error)}'
         ) from None
     return model.eval()
 

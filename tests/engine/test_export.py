@@ -151,6 +151,22 @@ def test_a_config_without_own_classes_does_not_import_the_package(
     assert 'serkd_mm' not in student_config(cfg).pretty_text
 
 
+def test_what_a_job_on_cpus_needs_stays_behind(cfg: Config) -> None:
+    before = student_config(cfg).pretty_text
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=False,
+    )
+    cfg.model_wrapper_cfg = wrapper
+    cfg.env_cfg.dist_cfg = dict(backend='gloo')
+    after = student_config(cfg)
+    assert 'model_wrapper_cfg' not in after
+    assert 'gloo' not in after.pretty_text
+    assert 'gloo' not in before
+
+
 def test_types_with_their_scope_are_of_this_package_too(cfg: Config) -> None:
     head, wrapper = cfg.model.architecture.head, cfg.optim_wrapper
     head.type = f'mmpretrain.{head.type}'
@@ -315,6 +331,14 @@ def test_a_checkpoint_of_another_student_is_one_line(
     assert 'backbone.cls_token' in str(error.value)
     assert '\n' not in str(error.value)
 
+    # Which MMPretrain asserts.
+    saved = torch.load(checkpoint)
+    name = 'architecture.backbone.pos_embed'
+    saved['state_dict'][name] = saved['state_dict'][name][:, :-5]
+    torch.save(saved, tmp_path / 'cut.pth')
+    with pytest.raises(ValueError, match='belong to its .*pos_embed'):
+        export_student(str(tmp_path / 'cut.pth'), str(tmp_path / 's.pth'))
+
     config.write_text("model = dict(type='ImageClassifier')")
     with pytest.raises(ValueError, match=r'other\.py is not that of a disti'):
         export_student(
@@ -415,6 +439,8 @@ def test_programs_need_the_size_of_the_images(
     assert image_size(student, images) == (48, 48)
     images.model.input_size = (48, 64)
     assert image_size(student, images) == (48, 64)
+    images.model.input_size = 0
+    assert image_size(student, images) is None
     with pytest.raises(ValueError, match='name it with --size'):
         export._known(None)
 

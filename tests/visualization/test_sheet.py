@@ -358,7 +358,8 @@ def test_networks_see_images_in_the_size_that_they_were_trained_at(
 
 
 @pytest.mark.parametrize(
-    'fault', ['image', 'text', 'people', 'checkpoint', 'swapped', 'foreign']
+    'fault',
+    ['image', 'text', 'people', 'checkpoint', 'swapped', 'foreign', 'cut'],
 )
 def test_the_tool_says_in_one_line_what_is_wrong(
     pair, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -373,6 +374,7 @@ def test_the_tool_says_in_one_line_what_is_wrong(
         'checkpoint': 'error: checkpoint .* is not a file; name one file',
         'swapped': 'error: .*image.png was refused: it is no checkpoint',
         'foreign': 'error: .*does not belong to .*pair.py.*Missing key',
+        'cut': 'error: .*does not belong to .*pair.py: .*pos_embed',
     }[fault]
     arguments = ['--out', str(tmp_path / 'out')]
     if fault == 'image':
@@ -386,8 +388,14 @@ def test_the_tool_says_in_one_line_what_is_wrong(
         checkpoint = str(tmp_path / 'missing.pth')
     elif fault == 'swapped':
         checkpoint = image
-    else:
+    elif fault == 'foreign':
         torch.save(dict(state_dict={'a': torch.zeros(1)}), checkpoint)
+    else:
+        weights = torch.load(checkpoint)
+        name = 'architecture.backbone.pos_embed'
+        state = weights.get('state_dict', weights)
+        state[name] = state[name][:, :-5]
+        torch.save(weights, checkpoint)
     with pytest.raises(SystemExit, match=message) as caught:
         run_tool(monkeypatch, config, checkpoint, image, *arguments)
     assert '\n' not in str(caught.value)

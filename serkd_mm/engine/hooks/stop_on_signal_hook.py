@@ -131,13 +131,13 @@ class StopOnSignalHook(Hook):
         """Stop in a validation; resuming starts it again."""
         if not self._training:
             return
-        if batch_idx < self._batches and self._agreed():
+        if batch_idx < self._batches and (number := self._agreed()):
             for hook in runner.hooks:
                 if self._averaged and isinstance(hook, EMAHook):
                     _restore_trained(hook)
             # Resuming makes up for a validation that comes after this stage.
             runner.message_hub.update_info('loop_stage', 'train')
-            self._stop(runner, runner.epoch, runner.iter)
+            self._stop(runner, number, runner.epoch, runner.iter)
         if self.end_of_epoch(runner.val_dataloader, batch_idx):
             # MMPretrain's hook may validate the trained weights after them.
             self._averaged = False
@@ -147,19 +147,20 @@ class StopOnSignalHook(Hook):
 
     def _agreed(self) -> int:
         """The signal that any process received, the same on all."""
+        # One that comes while this waits is of the next round.
         received = torch.tensor(self.received)
         dist.all_reduce(received, op='max')
-        self.received = int(received)
-        return self.received
+        return int(received)
 
     def _stop_if_asked(self, runner: Runner, epoch: int, done: int) -> None:
-        if self._training and self._agreed():
-            self._stop(runner, epoch, done)
+        if self._training and (number := self._agreed()):
+            self._stop(runner, number, epoch, done)
 
-    def _stop(self, runner: Runner, epoch: int, done: int) -> None:
+    def _stop(
+        self, runner: Runner, number: int, epoch: int, done: int
+    ) -> None:
         """Save after ``epoch`` epochs and ``done`` iterations, and exit."""
-        name = signal.Signals(self.received).name
-        code = 128 + self.received
+        name, code = signal.Signals(number).name, 128 + number
         folder = runner.work_dir
         path = join_path(folder, FILENAME)
         with main_process_writes():

@@ -436,6 +436,21 @@ def test_the_users_home_may_be_named(
     assert found == (path, {})
 
 
+def test_a_named_checkpoint_goes_before_a_remote_one(tmp_path: Path) -> None:
+    remote = 's3://bucket/epoch_9.pth'
+    train(tmp_path)
+    (tmp_path / 'last_checkpoint').write_text(remote)
+    folder = str(tmp_path)
+    named = str(tmp_path / 'epoch_1.pth')
+
+    found = choose_checkpoint(named, folder, folder, 'epoch_{}.pth')
+    assert found == (named, {})
+    found = choose_checkpoint(None, folder, folder, 'epoch_{}.pth')
+    assert found == (remote, {})
+    with pytest.raises(ResumeError, match=f'can be read is {remote}'):
+        choose_checkpoint('none.pth', folder, folder, 'epoch_{}.pth')
+
+
 def test_a_machine_without_the_checkpoint_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,6 +201,27 @@ def test_ranks_with_fewer_batches_of_a_validation_are_not_asked(
     assert len(asked) == STEPS - 1 + 1 + 1
 
 
+def test_a_signal_while_the_ranks_agree_is_heeded_at_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def other_rank(data: torch.Tensor, op: str) -> None:
+        """Has no signal; this process receives one while it waits."""
+        asked.append(int(data))
+        if len(asked) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(dist, 'all_reduce', other_rank)
+    runner = build_runner(tmp_path, HOOKS)
+
+    with pytest.raises(SystemExit):
+        runner.train()
+
+    assert asked == [0, signal.SIGTERM]
+    assert saved(tmp_path)['meta']['iter'] == 2
+
+
 def test_another_signal_can_be_named(tmp_path: Path) -> None:
     hooks = dict(
         stop_on_signal=dict(
