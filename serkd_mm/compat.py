@@ -19,7 +19,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -385,7 +385,7 @@ def decoder_messages() -> Iterator[list[str]]:
     lines: list[str] = []
     kept = os.dup(2)
     try:
-        with tempfile.TemporaryFile() as said:
+        with _scratch_file() as said:
             os.dup2(said.fileno(), 2)
             try:
                 yield lines
@@ -396,6 +396,13 @@ def decoder_messages() -> Iterator[list[str]]:
                 lines += filter(None, map(str.strip, text.splitlines()))
     finally:
         os.close(kept)
+
+
+def _scratch_file() -> IO[bytes]:
+    """An empty file without name, in memory where the system offers that."""
+    if hasattr(os, 'memfd_create'):
+        return open(os.memfd_create('messages'), 'w+b')
+    return tempfile.TemporaryFile()
 
 
 def forget_file_backends() -> None:

@@ -427,9 +427,14 @@ def test_an_unknown_own_config_lists_those_there_are(
         Config.fromfile(leaf)
 
 
+@pytest.mark.parametrize('in_memory', [True, False])
 def test_opencv_hides_that_a_jpeg_is_damaged_and_the_cure_tells(
+    in_memory: bool,
     capfd: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if not in_memory:  # as systems other than Linux
+        monkeypatch.delattr(os, 'memfd_create', raising=False)
     content = np.frombuffer(damaged(jpeg()), np.uint8)
 
     assert cv2.imdecode(content, cv2.IMREAD_COLOR) is not None

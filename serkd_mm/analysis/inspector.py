@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from .. import compat
 from ..functional import superpixel_grid
 from ..models.algorithms.class_checks import (
-    check_compared_classes,
-    check_hard_labels,
+    check_loss,
     check_one_hot,
 )
 from ..models.algorithms.renormalize import Renormalize
@@ -144,8 +143,12 @@ class PairInspector:
         mapping = self.distiller.loss_forward_mappings[name]
         preprocessor = self.networks['student'].data_preprocessor
         try:
-            check_compared_classes(name, self.distiller, **self.networks)
-            check_hard_labels(name, self.distiller, preprocessor)
+            check_loss(
+                name,
+                self.distiller,
+                **self.networks,
+                preprocessor=preprocessor,
+            )
         except ValueError as error:
             key = f'model.distiller.distill_losses.{name}'
             self.report.problem(key, error)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 Series = list[tuple[float, float]]
@@ -178,5 +179,4 @@ def _last(series: Series | None) -> float | None:
 
 
 def _median(series: Series | None) -> float | None:
-    values = sorted(value for _, value in series or [])
-    return values[len(values) // 2] if values else None
+    return median([value for _, value in series]) if series else None

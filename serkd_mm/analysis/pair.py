@@ -28,7 +28,9 @@ from ..engine.config_checks import (
     check_instance_losses,
 )
 from ..engine.optimizers import AMP_ARGUMENTS
+from ..engine.run_config import unscoped_type
 from ..engine.student_config import student_architecture
+from ..models.algorithms.class_checks import class_count
 from ..models.algorithms.teacher import build_teacher
 from .cost import count_flops, time_steps
 from .findings import NetworkCost, PairReport, Step
@@ -129,8 +131,7 @@ def random_batch(
     student: nn.Module, size: tuple[int, int], batch_size: int
 ) -> dict:
     """Pixels and labels as a data loader hands them over."""
-    head = getattr(student, 'head', None)
-    classes = getattr(head, 'num_classes', None) or 2
+    classes = class_count(student) or 2
     labels = torch.randint(classes, (batch_size,)).tolist()
     return dict(
         inputs=torch.randint(0, 256, (batch_size, 3, *size)).float(),
@@ -228,7 +229,7 @@ def _images(cfg: Config, options: CheckOptions) -> int | None:
 def _wrapper(cfg: Config, options: CheckOptions) -> dict:
     """The config's optimizer; mixed precision needs a GPU."""
     wrapper = cfg.optim_wrapper.copy()
-    if options.device == 'cpu' and wrapper.get('type') == 'AmpOptimWrapper':
+    if options.device == 'cpu' and unscoped_type(wrapper) == 'AmpOptimWrapper':
         wrapper['type'] = 'OptimWrapper'
         for name in AMP_ARGUMENTS:
             wrapper.pop(name, None)

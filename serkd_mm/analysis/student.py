@@ -57,7 +57,7 @@ def student_changes(
     elif trace.logits is None and not _classifies(model):
         changes.update(_added_head(network, trace))
         notes.append(f'{network.name} has no head: a linear one is added.')
-    initial = _initial_weights(network, trace)
+    initial = _initial_weights(network)
     if initial:
         changes['backbone'] = dict(
             network.cfg.model.backbone, init_cfg=initial
@@ -89,9 +89,7 @@ def _classifies(model: BaseModel) -> bool:
     return isinstance(model, BaseClassifier) and hasattr(head, 'num_classes')
 
 
-def _initial_weights(
-    network: ZooNetwork, trace: NetworkTrace
-) -> dict[str, Any] | None:
+def _initial_weights(network: ZooNetwork) -> dict[str, Any] | None:
     """Weights to start from where the config leaves them to the reader."""
     initial = network.cfg.model.backbone.get('init_cfg')
     if isinstance(initial, dict) and initial.get('checkpoint') == '':

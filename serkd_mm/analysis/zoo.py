@@ -90,7 +90,7 @@ def _from_zoo(name: str) -> ZooNetwork:
     )
 
 
-def _nearest(name: str, known: list[str], count: int = 5) -> list[str]:
+def _nearest(name: str, known: list[str]) -> list[str]:
     """Names that hold this one, or else those that begin most alike."""
     name = name.lower().replace('_', '-')
     spelt = {k: k.replace('_', '-') for k in known}
@@ -103,7 +103,7 @@ def _nearest(name: str, known: list[str], count: int = 5) -> list[str]:
         ratio = difflib.SequenceMatcher(None, name, begin).ratio()
         return begin.startswith(name.split('-')[0]), ratio
 
-    return (within or sorted(known, key=likeness, reverse=True))[:count]
+    return (within or sorted(known, key=likeness, reverse=True))[:5]
 
 
 def _upstream_weights(name: str) -> str | None:

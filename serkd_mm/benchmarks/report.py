@@ -152,12 +152,11 @@ class Report:
         return '\n'.join([*parts, *lines]) + '\n'
 
     def _plot(self, path: Path) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 5.5), layout='constrained')
         self.draw(figure)
-        FigureCanvasAgg(figure).print_figure(path, dpi=120)
+        figure.savefig(path, dpi=120)
 
 
 def environment(options: Options, command: str) -> dict[str, Any]:

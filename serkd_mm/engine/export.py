@@ -23,7 +23,7 @@ from ..paths import is_missing
 from .checkpoints import latest_checkpoints
 from .graphs import check_onnx_packages, write_onnx, write_torchscript
 from .random_state import kept_random_state
-from .run_config import check_types, read_run_config
+from .run_config import check_registered, read_run_config
 from .student_config import image_size, student_architecture, student_config
 from .whole_checkpoint import MISFITS, why_misfit
 
@@ -184,7 +184,7 @@ def _run_config(
             'the config that the checkpoint was trained with'
         )
     if config is None:
-        check_types(student_architecture(run), path)
+        check_registered(student_architecture(run), path)
     return run
 
 

@@ -14,7 +14,7 @@ def enter_stream(*name: int, devices: bool = True) -> None:
 
     Sets the generators of Python, NumPy and PyTorch to a state that is a
     function of the name alone. Streams of different names are independent
-    (NumPy's ``SeedSequence``). Takes about 0.1 ms.
+    (NumPy's ``SeedSequence``).
 
     Args:
         name: Integers from 0 on, for example seed, purpose and iteration.

@@ -60,7 +60,7 @@ def read_run_config(checkpoint: dict, path: str) -> Config:
     return Config(values)
 
 
-def check_types(model: Any, path: str) -> None:
+def check_registered(model: Any, path: str) -> None:
     """Refuse classes that no registry knows.
 
     MMEngine's registries take the path of any callable of any package for a

@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from .. import compat
 from .pipeline_size import pipeline_of, pipeline_size
 from .run_config import (
-    check_types,
+    check_registered,
     registered_classes,
     type_names,
     unscoped,
@@ -132,7 +132,7 @@ def _test_size(run: Config) -> tuple[int, int] | None:
         return None
     try:
         # The config may be that of a checkpoint that somebody else wrote.
-        check_types(pipeline, 'test_dataloader')
+        check_registered(pipeline, 'test_dataloader')
         return pipeline_size(pipeline)
     except ValueError:
         return None

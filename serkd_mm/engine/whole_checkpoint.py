@@ -7,7 +7,6 @@ from mmengine.runner import Runner
 
 from .runner_parts import unwrapped_model
 
-
 # What loading the weights of another network raises; position embeddings are
 # asserted to fit.
 MISFITS = (RuntimeError, AssertionError)

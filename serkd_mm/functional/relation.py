@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import check_floating, check_tokens
-from .scale import power_of_two_scale, unit_length
+from .scale import at_least_float32, power_of_two_scale, unit_length
 
 
 def distance_loss(
@@ -196,8 +196,7 @@ def batch_as_tokens(embeddings: Tensor) -> Tensor:
             f'dimensions, got shape {tuple(embeddings.shape)}'
         )
     tokens = embeddings.flatten(1).unsqueeze(0)
-    dtype = torch.promote_types(tokens.dtype, torch.float32)
-    return unit_length(tokens.to(dtype))
+    return unit_length(at_least_float32(tokens))
 
 
 def _distance_relation(

@@ -175,7 +175,7 @@ def _cluster_dense(
     average, outside = cached(_neighbourhood, hw, cell_size, x)
     superpixels = average.T @ x
     log_q = None
-    if num_iters == 0:
+    if num_iters == 0 and return_assignment:
         log_q = average.sign().log().expand(x.shape[0], -1, -1)
     differentiable = torch.is_grad_enabled() and differentiable_assignment
     scale = power_of_two_scale(x)

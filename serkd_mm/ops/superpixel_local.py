@@ -50,7 +50,7 @@ def cluster_local(
     band = band.view(batch, rows, -1, width)
     superpixels = average.transpose(1, 2) @ band
     assignment = None
-    if num_iters == 0:
+    if num_iters == 0 and return_assignment:
         assignment = average.sign().log().expand(batch, -1, -1, -1)
         assignment = F.pad(assignment, (cols, cols), value=float('-inf'))
     differentiable = torch.is_grad_enabled() and differentiable_assignment

@@ -137,7 +137,6 @@ def draw(
     Beside the top-1, where there is a baseline, the differences to it at
     equal seeds.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = [row for row in rows if row.top1]
@@ -166,7 +165,7 @@ def draw(
     axes[0].invert_yaxis()
     for panel in axes:
         panel.grid(alpha=0.3, axis='x')
-    FigureCanvasAgg(figure).print_figure(path, dpi=150)
+    figure.savefig(path, dpi=150)
 
 
 def _dots(

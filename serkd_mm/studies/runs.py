@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -173,7 +174,7 @@ def fingerprint(
     digest = hashlib.sha256()
     if teacher is not None and has_teacher(cfg):
         cfg.model.teacher_ckpt = None
-        digest.update(Path(teacher).read_bytes())
+        digest = _hash_of(Path(teacher))
     digest.update(config_text(cfg).encode())
     digest.update('\0'.join(arguments).encode())
     return digest.hexdigest()[:16]
@@ -184,7 +185,18 @@ def file_digest(path: str) -> str | None:
     file = Path(path).expanduser()
     if not file.is_file():
         return None
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    return _hash_of(file).hexdigest()[:16]
+
+
+def _hash_of(file: Path) -> Any:
+    """SHA-256 of a file, which a study asks for once per run and more."""
+    status = file.stat()
+    return _read_hash(file, status.st_mtime_ns, status.st_size).copy()
+
+
+@functools.lru_cache(maxsize=8)
+def _read_hash(file: Path, *version: int) -> Any:
+    return hashlib.sha256(file.read_bytes())
 
 
 def config_text(cfg: Config) -> str:

@@ -140,17 +140,16 @@ def agreement_of(labels: Labels) -> list[dict[str, float]]:
 
 
 def superpixel_rows(
-    images: Sequence[np.ndarray], labels: Labels, title: str = ''
+    images: Sequence[np.ndarray], labels: Labels
 ) -> dict[str, list[np.ndarray]]:
     """Rows of a sheet: outlines and mean colours of each side.
 
     Args:
         images: ``(H, W, 3)`` uint8 in BGR.
         labels: What :func:`superpixels_of_images` found.
-        title: Put before the names of the rows.
     """
     return {
-        f'{title}{side}: {what}': [
+        f'{side}: {what}': [
             draw_superpixels(image, found, mode, YELLOW)
             for image, found in zip(images, labels[side])
         ]

@@ -26,6 +26,7 @@ from serkd_mm.analysis import (
 )
 from serkd_mm.analysis.cost import count_flops
 from serkd_mm.models import TokenDistanceLoss, TokenFeatureLoss
+from serkd_mm.models.algorithms import class_checks
 from serkd_mm.models.algorithms.teacher import build_teacher
 
 from ..models.builders import (
@@ -209,10 +210,10 @@ def test_a_batch_that_memory_does_not_hold_is_the_problem(
     assert problem.message == 'OutOfMemoryError: CUDA out of memory.'
 
 
-def test_mixed_precision_is_left_to_gpus() -> None:
-    report = check(
-        {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.dtype': 'x'}
-    )
+@pytest.mark.parametrize('scope', ['', 'mmengine.'])
+def test_mixed_precision_is_left_to_gpus(scope: str) -> None:
+    wrapper = f'{scope}AmpOptimWrapper'
+    report = check({'optim_wrapper.type': wrapper, 'optim_wrapper.dtype': 'x'})
 
     assert report.fits
     assert report.step is not None
@@ -366,6 +367,19 @@ def test_classes_of_the_student_alone_are_named_as_in_training() -> None:
     assert said.keys() == {'data_preprocessor', loss}
     assert 'num_classes=7' in said['data_preprocessor']
     assert '7 classes and the teacher 10' in said[loss]
+
+
+def test_several_labels_per_image_are_named_beside_another_mistake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(class_checks, '_has_many_labels', lambda network: True)
+    report = check(
+        {f'{DISTILLER}.distill_losses.loss_feature.student_channels': 7}
+    )
+
+    said = {problem.key: problem.message for problem in report.problems}
+    message = said[f'{DISTILLER}.distill_losses.loss_kd']
+    assert 'labels of which an image can have several' in message
 
 
 LABELS = {

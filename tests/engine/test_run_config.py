@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
-from serkd_mm.engine.run_config import check_types, read_run_config
+from serkd_mm.engine.run_config import check_registered, read_run_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,7 +28,7 @@ def test_a_config_is_read_as_it_was_written() -> None:
 def test_registered_classes_may_be_built(lazy: str) -> None:
     cfg = Config.fromfile(ROOT / 'configs' / 'serkd_deit-s.py')
     cfg.model.architecture.type = f'{lazy}.ImageClassifier'
-    check_types(cfg.model.architecture, 'run.pth')
+    check_registered(cfg.model.architecture, 'run.pth')
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_modules_are_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_not_registered_is_not_built(name: str) -> None:
     evil: Any = dict(type='ImageClassifier', head=[dict(type=name)])
     with pytest.raises(ValueError, match=f'builds {name!r}'):
-        check_types(evil, 'run.pth')
+        check_registered(evil, 'run.pth')
 
 
 def test_a_checkpoint_without_config_is_named() -> None:

@@ -388,6 +388,25 @@ def test_students_of_another_teacher_are_not_mixed(
     assert len(starts(tmp_path)) == 4
 
 
+def test_a_teachers_file_is_read_again_only_when_it_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / 'teacher.pth'
+    path.write_text('one')
+    read, reads = Path.read_bytes, []
+
+    def counted(self: Path) -> bytes:
+        reads.append(self)
+        return read(self)
+
+    monkeypatch.setattr(Path, 'read_bytes', counted)
+    first = {file_digest(str(path)) for _ in range(3)}
+    assert len(reads) == len(first) == 1
+    path.write_text('other')
+    assert file_digest(str(path)) not in first
+    assert len(reads) == 2
+
+
 # -- several at a time ------------------------------------------------------
 
 

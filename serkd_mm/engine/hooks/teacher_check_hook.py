@@ -12,6 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner, autocast
 
 from ...models import FrozenTeacherDistill
+from ...models.algorithms.class_checks import class_count
 from ..random_state import kept_random_state
 from ..runner_parts import unwrapped_model
 
@@ -137,8 +138,7 @@ def _obstacle(runner: Runner, model: FrozenTeacherDistill) -> str | None:
     if not hasattr(model.teacher, 'predict'):
         return f'{type(model.teacher).__name__} has no predict()'
     theirs, own = (
-        getattr(getattr(network, 'head', None), 'num_classes', None)
-        for network in (model.teacher, model.student)
+        class_count(network) for network in (model.teacher, model.student)
     )
     if theirs != own:
         return f'it has {theirs} classes, the student {own}'

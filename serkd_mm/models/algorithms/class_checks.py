@@ -42,31 +42,49 @@ def check_classes(algorithm: FrozenTeacherDistill) -> None:
             labels have other classes than the student.
     """
     student, distiller = algorithm.student, algorithm.distiller
+    preprocessor = algorithm.data_preprocessor
     for name in distiller.loss_forward_mappings:
-        check_compared_classes(name, distiller, student, algorithm.teacher)
-        check_one_label(name, distiller, student, algorithm.teacher)
-        check_hard_labels(name, distiller, algorithm.data_preprocessor)
-    check_one_hot(algorithm.data_preprocessor, student)
+        check_loss(name, distiller, student, algorithm.teacher, preprocessor)
+    check_one_hot(preprocessor, student)
 
 
-def check_compared_classes(
+def check_loss(
     name: str,
     distiller: ConfigurableDistiller,
     student: nn.Module,
     teacher: nn.Module,
+    preprocessor: Any,
 ) -> None:
-    """Refuse one loss that compares logits of other classes.
+    """Refuse one loss whose logits or labels it cannot compare.
 
     Args:
         name: Name of the loss in the distiller.
         distiller: The distiller.
         student: The student.
         teacher: The teacher.
+        preprocessor: Preprocessor of the student's batch.
 
     Raises:
-        ValueError: If it does.
+        ValueError: As :func:`check_classes`.
     """
-    counts = [_class_count(network) for network in (student, teacher)]
+    _check_compared_classes(name, distiller, student, teacher)
+    _check_one_label(name, distiller, student, teacher)
+    _check_hard_labels(name, distiller, preprocessor)
+
+
+def class_count(network: nn.Module) -> int | None:
+    """Classes that a network's head says it has."""
+    return getattr(getattr(network, 'head', None), 'num_classes', None)
+
+
+def _check_compared_classes(
+    name: str,
+    distiller: ConfigurableDistiller,
+    student: nn.Module,
+    teacher: nn.Module,
+) -> None:
+    """Refuse one loss that compares logits of other classes."""
+    counts = [class_count(network) for network in (student, teacher)]
     if None in counts or counts[0] == counts[1]:
         return
     if len(_logit_sides(name, distiller, student, teacher)) == 2:
@@ -77,24 +95,13 @@ def check_compared_classes(
         )
 
 
-def check_one_label(
+def _check_one_label(
     name: str,
     distiller: ConfigurableDistiller,
     student: nn.Module,
     teacher: nn.Module,
 ) -> None:
-    """Refuse a softmax over logits that are each a yes or no.
-
-    Args:
-        name: Name of the loss in the distiller.
-        distiller: The distiller.
-        student: The student.
-        teacher: The teacher.
-
-    Raises:
-        ValueError: If such a loss compares logits and a network predicts
-            labels of which an image can have several.
-    """
+    """Refuse a softmax over logits that are each a yes or no."""
     loss = distiller.distill_losses[name]
     if not isinstance(loss, _SOFTMAX_LOSSES):
         return
@@ -151,10 +158,6 @@ def _logit_sides(
     }
 
 
-def _class_count(network: nn.Module) -> int | None:
-    return getattr(getattr(network, 'head', None), 'num_classes', None)
-
-
 def _has_many_labels(network: nn.Module) -> bool:
     return isinstance(getattr(network, 'head', None), MultiLabelClsHead)
 
@@ -181,7 +184,7 @@ def _is_logits(
         for module in network.get_submodule(recorder.source).modules()
         if isinstance(module, nn.Linear)
     ]
-    return not widths or widths[-1] == (_class_count(network) or widths[-1])
+    return not widths or widths[-1] == (class_count(network) or widths[-1])
 
 
 def check_one_hot(preprocessor: Any, student: nn.Module) -> None:
@@ -194,7 +197,7 @@ def check_one_hot(preprocessor: Any, student: nn.Module) -> None:
     Raises:
         ValueError: If labels become scores of another number of classes.
     """
-    wanted = _class_count(student)
+    wanted = class_count(student)
     made = getattr(preprocessor, 'num_classes', None)
     one_hot = getattr(preprocessor, 'to_onehot', False)
     if one_hot and None not in (wanted, made) and made != wanted:
@@ -205,19 +208,12 @@ def check_one_hot(preprocessor: Any, student: nn.Module) -> None:
         )
 
 
-def check_hard_labels(
+def _check_hard_labels(
     name: str, distiller: ConfigurableDistiller, preprocessor: Any
 ) -> None:
     """Refuse a loss of one class per image where labels are mixed.
 
-    Args:
-        name: Name of the loss in the distiller.
-        distiller: The distiller.
-        preprocessor: Preprocessor of the student's batch.
-
-    Raises:
-        ValueError: If such a loss gets the labels of the student's own loss
-            and these are soft.
+    Its labels are those of the student's own loss, which are soft then.
     """
     loss = distiller.distill_losses[name]
     record = distiller.loss_forward_mappings[name].get('gt_labels')

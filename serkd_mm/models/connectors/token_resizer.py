@@ -1,13 +1,13 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from mmrazor.models.architectures.connectors.base_connector import (
     BaseConnector,
 )
 from mmrazor.registry import MODELS
 
+from ...functional.scale import at_least_float32
 from ...functional.superpixel import size_pair
 from .token_map import TokenMap, check_token_map
 
@@ -53,8 +53,7 @@ class TokenResizer(BaseConnector):
             return feature
         maps = feature.maps()
         # Antialiasing has no half-precision form on every device.
-        wide = torch.promote_types(maps.dtype, torch.float32)
         resized = F.interpolate(
-            maps.to(wide), self.hw, mode='bilinear', antialias=True
+            at_least_float32(maps), self.hw, mode='bilinear', antialias=True
         ).to(maps.dtype)
         return TokenMap.of_maps(resized)
