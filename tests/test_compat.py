@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, patch
 
 import cv2
 import mmrazor
@@ -25,6 +26,7 @@ import pytest
 import torch
 from mmengine import hub
 from mmengine.config import Config, ConfigDict
+from mmengine.config import utils as config_utils
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmrazor.models.algorithms import BaseAlgorithm
 from torch import nn
@@ -462,11 +464,27 @@ def test_the_error_stream_is_back_after_an_error(
     assert len(os.listdir('/dev/fd')) == open_files
 
 
+def test_metafiles_are_read_once() -> None:
+    path = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
+    before = hub.get_config(path).pretty_text
+    reads = config_utils.load.cache_info().misses
+    assert reads > 10
+    assert hub.get_config(path).pretty_text == before
+    assert config_utils.load.cache_info().misses == reads
+    # What the installed version does without it.
+    counted = Mock(wraps=config_utils.load.__wrapped__)
+    with patch.object(config_utils, 'load', counted):
+        hub.get_config(path)
+        hub.get_config(path)
+    assert counted.call_count > 20
+
+
 def test_applying_the_cures_twice_changes_nothing() -> None:
     before = (
         Config._get_cfg_path,
         hub.get_config,
         mmrazor.digit_version,
+        config_utils.load,
     )
 
     compat.apply()
@@ -475,6 +493,7 @@ def test_applying_the_cures_twice_changes_nothing() -> None:
         Config._get_cfg_path,
         hub.get_config,
         mmrazor.digit_version,
+        config_utils.load,
     )
 
 

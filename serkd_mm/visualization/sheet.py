@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from ..datasets import BrokenImageError, LoadCheckedImage
 from ..models.algorithms.renormalize import converts_to_rgb
@@ -174,6 +172,10 @@ def draw_sheet(
     Returns:
         ``(H, W, 3)`` uint8 in RGB.
     """
+    # Half a second that every start of a training would take.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     columns = max(map(len, rows.values()))
     shapes = [p.shape for pictures in rows.values() for p in pictures]
     tallest = max(height / width for height, width, _ in shapes)

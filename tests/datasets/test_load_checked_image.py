@@ -195,7 +195,7 @@ def test_settings_that_decode_nothing_blame_no_image(settings: dict) -> None:
     ('function', 'error'),
     [
         ('mmcv.imfrombytes', MemoryError()),
-        ('tempfile.TemporaryFile', OSError(errno.ENOSPC, 'no space')),
+        ('serkd_mm.compat._scratch_file', OSError(errno.ENOSPC, 'no space')),
     ],
 )
 def test_a_machine_that_is_full_is_no_fault_of_the_file(
