@@ -12,11 +12,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ..engine.hooks.run_record_hook import RUN_RECORD
+from ..engine.hooks.teacher_check_hook import TEACHER_TOP1
+
 Series = list[tuple[float, float]]
 
 SCALARS = 'vis_data/scalars.json'
 TOP1 = 'accuracy/top1'
-TEACHER_TOP1 = 'teacher/top1'
 
 
 @dataclass
@@ -117,7 +119,7 @@ def read_run(folder: Path) -> RunLog:
         for kept, new in ((run.train, train), (run.val, val)):
             for name, series in new.items():
                 kept.setdefault(name, []).extend(series)
-        record = start / 'run.json'
+        record = start / RUN_RECORD
         if record.is_file():
             run.record = json.loads(record.read_text())
     return run

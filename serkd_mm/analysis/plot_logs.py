@@ -5,22 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .logs import TEACHER_TOP1, TOP1, RunLog
+from ..engine.hooks.teacher_check_hook import TEACHER_TOP1
+from .logs import TOP1, RunLog
 
 COLUMNS = 3
 
 
-def plot_runs(runs: Sequence[RunLog], path: Path | str) -> None:
+def plot_runs(runs: Sequence[RunLog], path: Path | str | IO[bytes]) -> None:
     """Draw top-1, agreement and every loss of the runs over the epochs.
 
     Args:
         runs: Logs, drawn in one colour each.
-        path: Picture to write; its suffix tells the format.
+        path: Picture to write, whose suffix tells the format; a file object
+            for a PNG.
 
     Raises:
         ValueError: If no run has logged a loss or a top-1 yet, or the suffix

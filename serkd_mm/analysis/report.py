@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import base64
+import io
 from html import escape
 from pathlib import Path
 
 from mmengine.fileio import put_text
 
+from ..engine.hooks.run_record_hook import RUN_RECORD
 from .logs import RunLog
 from .plot_logs import plot_runs
 
@@ -31,10 +33,11 @@ def write_report(run: RunLog, path: Path) -> None:
         path: HTML file; written whole or not at all. Pictures are inside.
     """
     record = run.record
+    pictures = [_image(p.read_bytes(), p.stem) for p in superpixel_images(run)]
     parts = [
         _section('Result', _table(run.summary())),
-        _section('Curves', _curves(run, path)),
-        _section('Superpixels', ''.join(map(_image, superpixel_images(run)))),
+        _section('Curves', _curves(run)),
+        _section('Superpixels', ''.join(pictures)),
         _section('Command', _code(record.get('command'))),
         _section('Weights of the losses', _table(record.get('loss_weights'))),
         _section('Parameters', _table(record.get('parameters'))),
@@ -56,19 +59,16 @@ def superpixel_images(run: RunLog) -> list[Path]:
     return sorted(found, key=lambda path: (path.stat().st_mtime, path.name))
 
 
-def _curves(run: RunLog, path: Path) -> str:
-    picture = path.with_name(f'{path.stem}.curves.tmp.png')
-    try:
-        plot_runs([run], picture)
-        return _image(picture, 'curves')
-    finally:
-        picture.unlink(missing_ok=True)
+def _curves(run: RunLog) -> str:
+    picture = io.BytesIO()
+    plot_runs([run], picture)
+    return _image(picture.getvalue(), 'curves')
 
 
 def _config(run: RunLog) -> str | None:
     configs = sorted(run.folder.glob('*/vis_data/config.py'))
     # Of trainings, not of tests of what they left.
-    trained = [p for p in configs if (p.parents[1] / 'run.json').is_file()]
+    trained = [p for p in configs if (p.parents[1] / RUN_RECORD).is_file()]
     configs = trained or configs
     return configs[-1].read_text(encoding='utf-8') if configs else None
 
@@ -95,9 +95,8 @@ def _code(text: str | None) -> str:
     return f'<pre>{escape(text)}</pre>' if text else ''
 
 
-def _image(path: Path, title: str | None = None) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    name = escape(title or path.stem)
+def _image(png: bytes, title: str) -> str:
+    data, name = base64.b64encode(png).decode(), escape(title)
     return (
         f'<figure><img alt="{name}" src="data:image/png;base64,{data}">'
         f'<figcaption>{name}</figcaption></figure>'

@@ -93,6 +93,9 @@ class Launcher:
                 os.killpg(process.pid, signal.SIGTERM)
 
 
+LOCK = '.lock'
+
+
 @contextmanager
 def lock(folder: Path) -> Iterator[IO]:
     """Hold a run's folder, which is made if missing.
@@ -101,7 +104,7 @@ def lock(folder: Path) -> Iterator[IO]:
         RunError: If another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / '.lock').open('w') as file:
+    with (folder / LOCK).open('w') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

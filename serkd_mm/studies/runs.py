@@ -17,11 +17,11 @@ from mmengine.config import Config
 from mmengine.fileio import put_text
 
 from ..analysis.logs import TOP1, read_run
-from .process import RunError
+from .process import LOCK, RunError
 from .study import TEACHER, Experiment, Study
 
 RUNNING, FAILED, FINISHED = 'running', 'failed', 'finished'
-RECORD, LOG, LOCK = 'run.json', 'train.log', '.lock'
+RECORD, LOG = 'run.json', 'train.log'
 _ERROR = re.compile(r'(\[rank\d+\]:? )?(error|[\w.]+(Error|Exception)): .')
 _ROOT = str(Path(__file__).resolve().parents[2])
 

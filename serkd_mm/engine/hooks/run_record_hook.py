@@ -16,6 +16,8 @@ from torch import nn
 
 from ..runner_parts import unwrapped_model
 
+RUN_RECORD = 'run.json'
+
 
 @HOOKS.register_module()
 class RunRecordHook(Hook):
@@ -46,7 +48,7 @@ class RunRecordHook(Hook):
             },
             environment={k: str(v) for k, v in collect_env().items()},
         )
-        path = osp.join(runner.log_dir, 'run.json')
+        path = osp.join(runner.log_dir, RUN_RECORD)
         put_text(json.dumps(record, indent=1), path)
         if weights:
             listed = ', '.join(f'{k} {v:g}' for k, v in weights.items())

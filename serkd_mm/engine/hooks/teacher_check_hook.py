@@ -16,7 +16,7 @@ from ...models.algorithms.class_checks import class_count
 from ..random_state import kept_random_state
 from ..runner_parts import unwrapped_model
 
-TOP1 = 'teacher/top1'
+TEACHER_TOP1 = 'teacher/top1'
 
 
 @HOOKS.register_module()
@@ -80,7 +80,9 @@ class TeacherCheckHook(Hook):
         names = [name for name in scalars if name.split('/')[-1] == 'top1']
         top1 = scalars[names[0]] if names else None
         if top1 is not None:
-            runner.visualizer.add_scalars({TOP1: top1}, step=runner.iter)
+            runner.visualizer.add_scalars(
+                {TEACHER_TOP1: top1}, step=runner.iter
+            )
         if self.min_top1 is None or (top1 or 0) >= self.min_top1:
             return
         text += (
