@@ -17,19 +17,20 @@ import tempfile
 import threading
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import IO, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmengine import hub
 from mmengine.config import Config
 from mmengine.config import utils as config_utils
 from mmengine.device import get_device
 from mmengine.fileio import io
 from mmengine.runner import checkpoint as mmengine_checkpoint
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .paths import CONFIG_PREFIX, own_config_path
@@ -42,6 +43,7 @@ def apply() -> None:
     _import_mmrazor()
     _find_own_configs()
     _read_metafiles_once()
+    _one_hot_at_once()
 
 
 def _silence_known_warnings() -> None:
@@ -181,6 +183,29 @@ def _find_own_configs() -> None:
     Config._get_cfg_path = staticmethod(find_base)
     hub.get_config = hub.hub.get_config = find_config
     Config._finds_serkd_mm = True
+
+
+def _one_hot_at_once() -> None:
+    """Make the one-hot labels of a batch in one operation.
+
+    MMPretrain 1.2 sums the labels of each image by itself, also where each
+    has one: 128 launches a step on GPUs, which wait for them.
+    """
+    from mmpretrain.models.utils import data_preprocessor
+
+    host = data_preprocessor.batch_label_to_onehot
+    if getattr(host, '__wrapped__', None) is not None:
+        return
+
+    @functools.wraps(host)
+    def batch_label_to_onehot(
+        batch_label: Tensor, split_indices: Sequence[int], num_classes: int
+    ) -> Tensor:
+        if list(split_indices) == list(range(1, len(batch_label))):
+            return F.one_hot(batch_label, num_classes)
+        return host(batch_label, split_indices, num_classes)
+
+    data_preprocessor.batch_label_to_onehot = batch_label_to_onehot
 
 
 def _read_metafiles_once() -> None:

@@ -28,8 +28,10 @@ from mmengine import hub
 from mmengine.config import Config, ConfigDict
 from mmengine.config import utils as config_utils
 from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmpretrain.models.utils import data_preprocessor
 from mmrazor.models.algorithms import BaseAlgorithm
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from serkd_mm import compat
@@ -479,12 +481,35 @@ def test_metafiles_are_read_once() -> None:
     assert counted.call_count > 20
 
 
+def test_labels_of_a_batch_become_one_hot_at_once() -> None:
+    cured = data_preprocessor.batch_label_to_onehot
+    host = cured.__wrapped__
+    labels = torch.tensor([3, 0, 2, 3])
+
+    class Sums(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func is torch.ops.aten.sum.dim_IntList
+            return func(*args, **(kwargs or {}))
+
+    for splits, expected in (([1, 2, 3], 0), ([1, 3], 3), ([], 1), ([0], 2)):
+        with Sums() as sums:
+            found = cured(labels, splits, 5)
+        assert sums.count == expected
+        assert torch.equal(found, host(labels, splits, 5))
+    with Sums() as sums:
+        host(labels, [1, 2, 3], 5)
+    assert sums.count == 4
+
+
 def test_applying_the_cures_twice_changes_nothing() -> None:
     before = (
         Config._get_cfg_path,
         hub.get_config,
         mmrazor.digit_version,
         config_utils.load,
+        data_preprocessor.batch_label_to_onehot,
     )
 
     compat.apply()
@@ -494,6 +519,7 @@ def test_applying_the_cures_twice_changes_nothing() -> None:
         hub.get_config,
         mmrazor.digit_version,
         config_utils.load,
+        data_preprocessor.batch_label_to_onehot,
     )
 
 

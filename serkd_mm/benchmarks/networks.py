@@ -100,10 +100,13 @@ def random_batch(cfg: Config, size: int, seed: int) -> dict:
     np.random.seed(seed % 2**32)
     pixels = cfg.model.architecture.backbone.img_size
     classes = cfg.model.architecture.head.num_classes
+    inputs = torch.randint(
+        0, 256, (size, 3, pixels, pixels), dtype=torch.uint8
+    )
+    if torch.cuda.is_available():  # as the loaders of the configs do
+        inputs = inputs.pin_memory()
     return dict(
-        inputs=torch.randint(
-            0, 256, (size, 3, pixels, pixels), dtype=torch.uint8
-        ),
+        inputs=inputs,
         data_samples=[
             DataSample().set_gt_label(int(label))
             for label in torch.randint(classes, (size,))

@@ -11,6 +11,7 @@ import os.path as osp
 import traceback
 from collections.abc import Iterator
 
+import torch
 from mmengine import hub
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
@@ -111,6 +112,26 @@ def read_config(name: str) -> Config:
         ) from error
 
 
+def check_device_count(launcher: str) -> None:
+    """Refuse more processes of a machine than it has GPUs.
+
+    Each would fail in CUDA, with "invalid device ordinal".
+
+    Raises:
+        ValueError: If the PyTorch launcher has started more.
+    """
+    devices = torch.cuda.device_count()
+    started = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    if launcher == 'pytorch' and 0 < devices < started:
+        raise ValueError(
+            f'{started} processes were started on a machine of {devices} '
+            f'visible GPU{"s" * (devices > 1)}; start as many as there are, '
+            'tools/dist_train.sh CONFIG '
+            f'{devices}, or hide them all (CUDA_VISIBLE_DEVICES=) to train '
+            'on CPUs'
+        )
+
+
 def require_model(cfg: Config) -> None:
     """Refuse a config without a model.
 
@@ -136,7 +157,8 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: If the config does not exist.
-        ValueError: If it cannot be read or has no model.
+        ValueError: If it cannot be read or has no model, or if there are
+            more processes than GPUs.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config)
@@ -151,6 +173,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     require_model(cfg)
+    check_device_count(args.launcher)
     compat.prepare_cpu_distributed(cfg)
     return cfg
 
@@ -269,6 +292,9 @@ def build_runner(cfg: Config) -> Runner:
     if isinstance(cfg.get('randomness'), dict):
         # The host demands it, though none is its own default.
         cfg.randomness.setdefault('seed', None)
+        if cfg.randomness.get('deterministic'):
+            # Before PyTorch 2.9 the first product on CUDA fails without it.
+            os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
     hooks = cfg.get('default_hooks') or {}
     for name in set(hooks).difference(HOST_HOOKS):

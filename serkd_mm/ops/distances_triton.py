@@ -75,6 +75,7 @@ power_of_two_scale` of every finite image, ``(B, 1, 1)``.
             SIDE=side,
             CHANNELS=channels,
             num_warps=NUM_WARPS,
+            enable_fp_fusion=True,
         )
     return scale
 

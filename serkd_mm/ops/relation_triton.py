@@ -152,6 +152,7 @@ def kernel_terms(
             STEPS=steps,
             COLUMNS=columns,
             num_warps=NUM_WARPS,
+            enable_fp_fusion=True,
         )
     if not wanted:
         return values.sum(), None

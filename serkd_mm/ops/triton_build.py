@@ -37,6 +37,9 @@ def compiler_found() -> bool:
 def jit(function: Any, unspecialized: list[str]) -> tuple[Any, bool]:
     """Make a kernel of a function, whose module then has Triton as ``tl``.
 
+    Launches name ``enable_fp_fusion``, whose default differs between versions
+    of Triton, and with it the bits of the result.
+
     Args:
         function: What a program of the kernel does.
         unspecialized: Numbers that get no build of their own for 1 and for

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from serkd_mm.engine.launch import (
     build_runner,
+    check_device_count,
     clean_exit,
     fill_input_size,
     leave_teacher_out,
@@ -280,3 +281,34 @@ def test_a_config_of_the_package_before_mmpretrain_says_so() -> None:
         match='mmcls is what mmpretrain was called, so write mmpretr',
     ):
         read_config(f'{name}.py')
+
+
+@pytest.mark.parametrize(('gpus', 'refused'), [(0, False), (2, True)])
+def test_more_processes_than_gpus_are_refused(
+    gpus: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: gpus)
+    check_device_count('none')
+    if refused:
+        with pytest.raises(ValueError, match='3 processes .* 2 visible GPUs;'):
+            check_device_count('pytorch')
+    else:
+        check_device_count('pytorch')
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    check_device_count('pytorch')
+
+
+def test_a_deterministic_run_gets_the_workspace_that_cublas_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = 'CUBLAS_WORKSPACE_CONFIG'
+    monkeypatch.setenv(name, '')  # put back as it is now
+    monkeypatch.delenv(name)
+    for deterministic, expected in ((False, None), (True, ':4096:8')):
+        cfg = Config.fromfile(CONFIGS / 'quickstart' / 'serkd.py')
+        cfg.randomness = dict(deterministic=deterministic)
+        cfg.runner_type = 'absent'
+        with pytest.raises(KeyError):
+            build_runner(cfg)
+        assert os.environ.get(name) == expected

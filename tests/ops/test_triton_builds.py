@@ -46,7 +46,7 @@ def build(
     return compiler.compile(
         source,
         target=backends.GPUTarget('cuda', 90, 32),
-        options=dict(num_warps=warps),
+        options=dict(num_warps=warps, enable_fp_fusion=True),
     )
 
 
