@@ -278,6 +278,18 @@ def test_a_short_run_repeats_and_its_time_is_that_of_one_call(
     assert calls.count('long') == 3
 
 
+@pytest.mark.parametrize('fastest', ['triton', 'chunked'])
+def test_the_kernels_goal_is_not_judged_by_what_stands_in_for_it(
+    fastest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relation, 'fastest', lambda options: fastest)
+    found = report.Report('relation', measure.Options(device='cuda'))
+    relation._cuda_goals(found, 1.5)
+    (goal,) = found.goals
+    assert goal.reached == (fastest == 'triton')
+    assert ('is missing' in goal.line()) == (fastest == 'chunked')
+
+
 @pytest.mark.parametrize(
     ('measured', 'line'),
     [

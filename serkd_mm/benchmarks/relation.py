@@ -226,7 +226,11 @@ def _goals(
 def _cuda_goals(report: Report, over_least: float) -> None:
     kernel = 'time of the triton kernel over what binds it on its device'
     if report.options.device == 'cuda':
-        report.goals.append(Goal(kernel, 2.0, over_least, at_least=False))
+        goal = Goal(kernel, 2.0, over_least, at_least=False)
+        if fastest(report.options) != 'triton':
+            goal.measured = None
+            goal.reason = 'Triton or the C compiler that it needs is missing'
+        report.goals.append(goal)
         return
     speed = f'speed of triton over {BASELINE} at {_name(SHAPES[1])}, CUDA'
     report.goals += [
