@@ -492,7 +492,7 @@ def forget_cpu_distributed(cfg: Any) -> None:
     wrapper.pop('find_unused_parameters', None)
     if wrapper == _CPU_WRAPPER:
         cfg.pop('model_wrapper_cfg')
-        if cfg.get('env_cfg', {}).get('dist_cfg') == _GLOO:
+        if (cfg.get('env_cfg') or {}).get('dist_cfg') == _GLOO:
             cfg['env_cfg'].pop('dist_cfg')
 
 

@@ -60,14 +60,14 @@ def why_misfit(error: Exception) -> str:
 
     Of each kind of mistake the first keys.
     """
-    if not isinstance(error, RuntimeError):
-        return ' '.join(str(error).split()).rstrip('.')
     lines = []
-    for line in str(error).splitlines()[1:]:
+    kinds = str(error).strip().splitlines()[1:]
+    for line in kinds if isinstance(error, RuntimeError) else ():
         names = line.strip().split(', ')
         if names != ['']:
             lines.append(', '.join(names[:3] + ['...'] * (len(names) > 3)))
-    return '; '.join(lines[:4])
+    text = ' '.join(('; '.join(lines[:4]) or str(error)).split())
+    return text if text.endswith('...') else text.rstrip('.')
 
 
 def _drop_distillation(state_dict: dict, prefix: str, *_: Any) -> None:

@@ -12,7 +12,10 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from serkd_mm.engine.launch import leave_teacher_out
-from serkd_mm.engine.whole_checkpoint import require_whole_checkpoint
+from serkd_mm.engine.whole_checkpoint import (
+    require_whole_checkpoint,
+    why_misfit,
+)
 from tests.engine.runners import make_runner
 from tests.models.builders import algorithm_config
 
@@ -114,3 +117,12 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
     require_whole_checkpoint(made)
     with pytest.raises(RuntimeError, match='CUDA out of memory'):
         made.load_checkpoint('a.pth')
+
+
+def test_of_a_misfit_the_first_names_are_said_or_else_all() -> None:
+    title = 'Error(s) in loading state_dict for Net:\n'
+    keys = '\tMissing key(s) in state_dict: "a", "b", "c", "d".\n'
+    said = 'Missing key(s) in state_dict: "a", "b", "c", ...'
+    assert why_misfit(RuntimeError(title + keys)) == said
+    assert why_misfit(RuntimeError('cannot be\tread.')) == 'cannot be read'
+    assert why_misfit(AssertionError('of 5\nnot 6.')) == 'of 5 not 6'
