@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from ..models.losses import InstanceAngleLoss, InstanceDistanceLoss
 from . import networks, step, straightforward
 from .measure import (
+    Memory,
     Run,
     interleaved,
     peak_memory,
     quartiles,
     timing_cells,
 )
+from .relation import Loss, evaluate
 from .report import Report, Table
 
 HOST, TIMM, TORCHDISTILL, OURS = 'MMRazor', 'timm', 'torchdistill', 'serkd_mm'
@@ -237,27 +239,14 @@ def _kd_loss(cfg: Config) -> Any:
 def prepare_kd(variant: str, device: str, quick: bool, batch: int) -> Run:
     """Two steps, for memory."""
     training = build_training(variant, device, quick)
-
-    def two_steps() -> None:
-        for seed in range(2):
-            training.step(networks.random_batch(training.cfg, batch, seed))
-
-    return two_steps
+    return step.two_steps(training.step, training.cfg, batch)
 
 
 def _kd_table(report: Report) -> Table:
     options, batch = report.options, step.batch_size(report.options)
     names = [HOST, *_installed(TIMM, TORCHDISTILL), OURS]
     common: dict[str, Any] = dict(device=options.device, quick=options.quick)
-    memory = {
-        name: peak_memory(
-            prepare_kd,
-            dict(common, variant=name, batch=batch),
-            options,
-            warm=dict(quick=True, batch=2),
-        )
-        for name in names
-    }
+    memory = step.memory_of_steps(prepare_kd, names, common, options)
     trainings = {name: build_training(name, **common) for name in names}
     ours = trainings[OURS]
     for training in trainings.values():
@@ -271,21 +260,44 @@ def _kd_table(report: Report) -> Table:
     report.data['KD ms'] = times
     rows = []
     for name in names:
+        teacher = trainings[name].model.teacher
         rows.append({
-            'student': 'DeiT-Ti, KD',
-            'variant': name,
-            'images/s': 1e3 * batch / quartiles(times[name])['median'],
-            **timing_cells(times, name, name, OURS),
-            'peak MiB': memory[name].total,
-            'extra MiB': memory[name].extra,
-            'teacher module in train mode': trainings[name].model.teacher
-            .training,
+            **step_row('DeiT-Ti, KD', name, times, OURS, memory[name], batch),
+            'teacher module in train mode': teacher.training,
             'loss of the first step': first[name],
         })  # fmt: skip
     return Table('Plain KD, DeiT-Ti student', rows)
 
 
-def rkd_loss(variant: str) -> Callable[[Tensor, Tensor], Tensor]:
+def step_row(
+    student: str,
+    variant: str,
+    times: dict[str, list[float]],
+    under: str,
+    memory: Memory,
+    batch: int,
+) -> dict[str, Any]:
+    """Speed and memory of a training step, its ratio over that of another.
+
+    Args:
+        student: What is trained.
+        variant: How.
+        times: Milliseconds of all variants.
+        under: Variant whose time the ratio divides by.
+        memory: Peak memory.
+        batch: Images per step.
+    """
+    return {
+        'student': student,
+        'variant': variant,
+        'images/s': 1e3 * batch / quartiles(times[variant])['median'],
+        **timing_cells(times, variant, variant, under),
+        'peak MiB': memory.total,
+        'extra MiB': memory.extra,
+    }
+
+
+def rkd_loss(variant: str) -> Loss:
     """RKD of a library: ``(B, Cs)`` and ``(B, Ct)`` to the weighted sum.
 
     Embeddings are brought to unit length first, which torchdistill leaves to
@@ -352,7 +364,7 @@ def _rkd_table(report: Report) -> Table:
         runs.clear()
         report.data[f'RKD {shape} ms'] = times
         embeddings = _embeddings(shape, options.device)
-        value, grad = _evaluate(exact_rkd, [e.double() for e in embeddings])
+        value, grad = evaluate(exact_rkd, [e.double() for e in embeddings])
         for name in names:
             memory = peak_memory(
                 prepare_rkd,
@@ -360,7 +372,7 @@ def _rkd_table(report: Report) -> Table:
                 options,
                 warm=dict(shape=(4, *shape[1:])),
             )
-            found, slope = _evaluate(rkd_loss(name), embeddings)
+            found, slope = evaluate(rkd_loss(name), embeddings)
             rows.append({
                 '(B, Cs, Ct)': str(shape),
                 'variant': name,
@@ -372,15 +384,6 @@ def _rkd_table(report: Report) -> Table:
                 ),
             })  # fmt: skip
     return Table('RKD between images, forward + backward', rows)
-
-
-def _evaluate(
-    loss: Callable[[Tensor, Tensor], Tensor], embeddings: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    student = embeddings[0].clone().requires_grad_()
-    value = loss(student, embeddings[1])
-    (grad,) = torch.autograd.grad(value, student)
-    return value.detach().double(), grad.double()
 
 
 def _installed(*names: str) -> list[str]:

@@ -22,13 +22,7 @@ from . import (
     straightforward,  # noqa: F401  (registers losses)
 )
 from .libraries import CONFIG, HOST, OURS
-from .measure import (
-    Options,
-    Run,
-    peak_memory,
-    quartiles,
-    timing_cells,
-)
+from .measure import Options, Run
 from .report import Report, Table, bars
 
 VARIANTS = (HOST, OURS)
@@ -40,15 +34,7 @@ def run(options: Options) -> Report:
     report = Report('peers', options)
     common: dict[str, Any] = dict(device=options.device, quick=options.quick)
     batch = step.batch_size(options)
-    memory = {
-        variant: peak_memory(
-            prepare,
-            dict(common, variant=variant, batch=batch),
-            options,
-            warm=dict(quick=True, batch=2),
-        )
-        for variant in VARIANTS
-    }
+    memory = step.memory_of_steps(prepare, VARIANTS, common, options)
     built = {variant: build(variant, **common) for variant in VARIANTS}
     networks.share_weights(built[OURS][0], built[HOST][0])
     deviations = _deviations(built, batch)
@@ -59,7 +45,10 @@ def run(options: Options) -> Report:
     cfg = built[OURS][1]
     times = step.time_steps(steps, cfg, options, ROUNDS)
     report.data['ms'] = times
-    rows = [_row(v, times, memory[v], batch) for v in VARIANTS]
+    rows = [
+        libraries.step_row('DeiT-Ti', v, times, HOST, memory[v], batch)
+        for v in VARIANTS
+    ]
     report.tables += [
         Table('SeRKD step, DeiT-Ti student', rows),
         deviations,
@@ -104,23 +93,7 @@ def prepare(variant: str, device: str, quick: bool, batch: int) -> Run:
     """Two steps, for memory."""
     model, cfg = build(variant, device, quick)
     one_step = networks.algorithm_step(model, cfg, device)
-
-    def two_steps() -> None:
-        for seed in range(2):
-            one_step(networks.random_batch(cfg, batch, seed))
-
-    return two_steps
-
-
-def _row(variant: str, times: dict, memory: Any, batch: int) -> dict:
-    return {
-        'student': 'DeiT-Ti',
-        'variant': variant,
-        'images/s': 1e3 * batch / quartiles(times[variant])['median'],
-        **timing_cells(times, variant, variant, HOST),
-        'peak MiB': memory.total,
-        'extra MiB': memory.extra,
-    }
+    return step.two_steps(one_step, cfg, batch)
 
 
 def _deviations(built: dict[str, tuple], batch: int) -> Table:

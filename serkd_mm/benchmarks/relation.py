@@ -269,9 +269,10 @@ def _errors(options: Options) -> Table:
     ]
     rows = []
     for loss in ('angle_loss', 'distance_loss'):
-        value, grad = _evaluate(loss, BASELINE, [t.double() for t in tokens])
+        exact = [t.double() for t in tokens]
+        value, grad = evaluate(select(loss, BASELINE), exact)
         for name in variants(options):
-            found, slope = _evaluate(loss, name, tokens)
+            found, slope = evaluate(select(loss, name), tokens)
             rows.append({
                 'loss': loss,
                 'variant': name,
@@ -284,12 +285,10 @@ def _errors(options: Options) -> Table:
     return Table(title, rows)
 
 
-def _evaluate(
-    loss: str, variant: str, tokens: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Value and gradient, as float64."""
-    student = tokens[0].clone().requires_grad_()
-    value = select(loss, variant)(student, tokens[1])
+def evaluate(loss: Loss, sides: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Value and gradient of the student's side, the first, as float64."""
+    student = sides[0].clone().requires_grad_()
+    value = loss(student, sides[1])
     (grad,) = torch.autograd.grad(value, student)
     return value.detach().double(), grad.double()
 

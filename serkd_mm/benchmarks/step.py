@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,7 +12,9 @@ import torch
 
 from . import networks
 from .measure import (
+    Memory,
     Options,
+    Prepare,
     Run,
     interleaved,
     peak_memory,
@@ -94,13 +97,42 @@ def prepare(
     config: str, variant: str, device: str, quick: bool, batch: int
 ) -> Run:
     """Two steps, for memory: the first makes the optimizer's state."""
-    step, cfg = build_step(config, variant, device, quick)
+    return two_steps(*build_step(config, variant, device, quick), batch)
 
-    def two_steps() -> None:
+
+def two_steps(step: networks.Step, cfg: Any, batch: int) -> Run:
+    """Two steps on batches of their own."""
+
+    def run() -> None:
         for seed in range(2):
             step(networks.random_batch(cfg, batch, seed))
 
-    return two_steps
+    return run
+
+
+def memory_of_steps(
+    prepare: Prepare,
+    variants: Sequence[str],
+    common: dict[str, Any],
+    options: Options,
+) -> dict[str, Memory]:
+    """Peak memory of what ``prepare`` makes, by variant.
+
+    Args:
+        prepare: Takes ``common``, the variant and the batch size.
+        variants: What to measure.
+        common: Arguments that all variants share.
+        options: Device, threads and size of a batch.
+    """
+    return {
+        variant: peak_memory(
+            prepare,
+            dict(common, variant=variant, batch=batch_size(options)),
+            options,
+            warm=dict(quick=True, batch=2),
+        )
+        for variant in variants
+    }
 
 
 def time_steps(
@@ -128,15 +160,7 @@ def _compare(report: Report, student: str) -> list[dict[str, Any]]:
     common: dict[str, Any] = dict(
         config=CONFIGS[student], device=options.device, quick=options.quick
     )
-    memory = {
-        variant: peak_memory(
-            prepare,
-            dict(common, variant=variant, batch=batch_size(options)),
-            options,
-            warm=dict(quick=True, batch=2),
-        )
-        for variant in VARIANTS
-    }
+    memory = memory_of_steps(prepare, VARIANTS, common, options)
     built = {v: build_step(**common, variant=v) for v in VARIANTS}
     steps = {variant: step for variant, (step, _) in built.items()}
     times = time_steps(steps, built[FULL][1], options, ROUNDS)
