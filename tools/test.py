@@ -13,8 +13,8 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 
-from serkd_mm.engine.config_checks import check_split
 from serkd_mm.engine.config_errors import config_errors
+from serkd_mm.engine.config_keys import check_split
 from serkd_mm.engine.data_checks import check_data
 from serkd_mm.engine.launch import (
     add_runner_arguments,

@@ -9,7 +9,8 @@ import argparse
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from serkd_mm.engine.config_checks import check_config, check_split
+from serkd_mm.engine.config_checks import check_config
+from serkd_mm.engine.config_keys import check_split
 from serkd_mm.engine.data_checks import check_data
 from serkd_mm.engine.launch import (
     add_runner_arguments,

@@ -21,10 +21,10 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import nn
 
-from ..engine.config_checks import (
+from ..engine.config_checks import check_config
+from ..engine.model_checks import (
     check_batch_count,
     check_batch_norm,
-    check_config,
     check_instance_losses,
 )
 from ..engine.optimizers import AMP_ARGUMENTS

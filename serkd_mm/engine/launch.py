@@ -22,15 +22,15 @@ from torch import distributed, nn
 from .. import compat
 from ..models import FrozenTeacherDistill
 from .cfg_options import CfgOptions
-from .config_checks import (
-    HOST_HOOKS,
+from .config_errors import config_errors
+from .config_keys import HOST_HOOKS
+from .hooks import BrokenImagesHook
+from .model_checks import (
     check_batch_norm,
     check_batches,
     check_heads,
     check_instance_losses,
 )
-from .config_errors import config_errors
-from .hooks import BrokenImagesHook
 from .pipeline_size import pipeline_of, pipeline_size
 from .pretrained_checks import check_load_from, check_pretrained
 from .run_config import unscoped
