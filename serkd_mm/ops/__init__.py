@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -71,8 +74,10 @@ def select_impl(
     computed in float32, where Triton, a C compiler and Python's header are
     installed and the device is one that Triton compiles for (capability 7.0),
     else ``'chunked'``; under the transforms of ``torch.func``, which take
-    neither of them, ``'reference'``. Any other valid name is returned as it
-    is: an explicit choice that cannot run raises where it is called.
+    neither of them, ``'reference'``. Where only software is missing for
+    ``'triton'``, a warning says once what it is. Any other valid name is
+    returned as it is: an explicit choice that cannot run raises where it is
+    called.
 
     Args:
         impl: ``'auto'``, ``'reference'``, ``'chunked'`` or ``'triton'``.
@@ -97,11 +102,30 @@ def select_impl(
         all(side.is_cuda for side in sides)
         and all(side.dtype != torch.float64 for side in sides)
         and student.shape[1] <= MAX_TOKENS
-        and triton_installed()
-        and compiler_found()
         and torch.cuda.get_device_properties(student.device).major >= 7
     )
-    return 'triton' if fits else 'chunked'
+    if not fits:
+        return 'chunked'
+    if triton_installed() and compiler_found():
+        return 'triton'
+    if not compat.is_compiling():
+        _say_what_triton_needs()
+    return 'chunked'
+
+
+@functools.cache
+def _say_what_triton_needs() -> None:
+    needed = (
+        "a C compiler (gcc, clang or what CC names) and Python's header "
+        'Python.h, which it builds its launcher with'
+        if triton_installed()
+        else 'the package triton, 3.0 or newer'
+    )
+    warnings.warn(
+        "impl='auto' computes relation losses by 'chunked' on this GPU: "
+        f"'triton' needs {needed}",
+        stacklevel=2,
+    )
 
 
 def _in_torch_func() -> bool:

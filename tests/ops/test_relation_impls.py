@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -493,11 +494,28 @@ def test_auto_on_cuda(monkeypatch):
     found.major = 6
     assert ops.select_impl('auto', OnCuda(49)) == 'chunked'
     found.major = 7
-    monkeypatch.setattr(ops, 'compiler_found', lambda: False)
-    assert ops.select_impl('auto', OnCuda(49)) == 'chunked'
-    monkeypatch.setattr(ops, 'compiler_found', lambda: True)
-    monkeypatch.setattr(ops, 'triton_installed', lambda: False)
-    assert ops.select_impl('auto', OnCuda(49)) == 'chunked'
+
+
+@pytest.mark.parametrize(
+    ('missing', 'said'),
+    [
+        ('compiler_found', 'a C compiler .* Python.h'),
+        ('triton_installed', 'the package triton, 3'),
+    ],
+)
+def test_auto_says_once_what_triton_needs_on_cuda(missing, said, monkeypatch):
+    for name in ('triton_installed', 'compiler_found'):
+        monkeypatch.setattr(ops, name, lambda found=name != missing: found)
+    monkeypatch.setattr(
+        torch.cuda, 'get_device_properties', lambda _: SimpleNamespace(major=7)
+    )
+    ops._say_what_triton_needs.cache_clear()
+    with pytest.warns(UserWarning, match=f"'triton' needs {said}"):
+        assert ops.select_impl('auto', OnCuda(49)) == 'chunked'
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert ops.select_impl('auto', OnCuda(49)) == 'chunked'
+    ops._say_what_triton_needs.cache_clear()
 
 
 @pytest.mark.parametrize('loss', [angle_loss, distance_loss])
