@@ -9,6 +9,8 @@ different widths. Tokens of an image whose largest entry is below ``2 ** -66``
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -235,8 +237,9 @@ def squared_distances(
     background say, would be noise. Float32 tokens are multiplied in float64,
     where nothing that they can hold is lost; where there is no wider type
     (float64 tokens, and MPS, which has no float64), they are centred first.
-    A pair that is apart by no more than a few units in the last place of the
-    image's largest entry counts as coincident, one or two in half precision.
+    A pair counts as coincident that is apart by no more than a few units in
+    the last place, of ``dtype``, of the image's largest entry, or one in that
+    of the tokens' own dtype of the larger entry of the two.
 
     Args:
         tokens: ``(B, K, C)``, floating point.
@@ -251,11 +254,13 @@ def squared_distances(
         apart, each ``(B, K, K)``; and the unit in ``dtype``, of 1 or B in
         the first dimension and 1 in the others.
     """
-    relative = relative_resolution(tokens.dtype, dtype)
+    of_token = token_resolution(tokens).to(dtype)
+    of_pair = torch.maximum(of_token.unsqueeze(1), of_token.unsqueeze(2))
     tokens = tokens.to(dtype)
-    of_image = power_of_two_scale(tokens)
-    unit = of_image.amax(dim=dims, keepdim=True)
-    resolution = relative * of_image / unit
+    scale = power_of_two_scale(tokens)
+    unit = scale.amax(dim=dims, keepdim=True)
+    resolution = image_resolution(dtype) * (scale / unit)
+    resolution = torch.maximum(resolution, of_pair / unit)
     if tokens.dtype == torch.float64 or tokens.device.type == 'mps':
         tokens = tokens / unit
         tokens = tokens - tokens.mean(dim=1, keepdim=True)
@@ -275,14 +280,30 @@ def squared_distances(
     return squared.where(apart, squared.new_zeros(())), apart, unit
 
 
-def relative_resolution(given: torch.dtype, dtype: torch.dtype) -> float:
-    """Distance below which two tokens coincide, over the image's scale.
+def image_resolution(dtype: torch.dtype) -> float:
+    """Distance up to which all tokens coincide, over the image's scale.
 
     Args:
-        given: Dtype that the tokens came in.
-        dtype: Precision that they are taken in.
+        dtype: Precision that the tokens are taken in.
     """
-    return max(4 * torch.finfo(dtype).eps, torch.finfo(given).eps)
+    return 4 * torch.finfo(dtype).eps
+
+
+def token_resolution(tokens: Tensor) -> Tensor:
+    """Distance up to which another token coincides with a token.
+
+    What the rounding of its largest entry may be. Half precision has few
+    digits, and in an image that has one far larger entry those of the other
+    tokens are not worth less by that.
+
+    Args:
+        tokens: In the dtype that they came in, ``(B, K, C)``.
+
+    Returns:
+        ``(B, K)``, without gradient, float32 at least.
+    """
+    largest = torch.linalg.vector_norm(tokens.detach(), math.inf, dim=2)
+    return at_least_float32(largest) * torch.finfo(tokens.dtype).eps
 
 
 def inverse_distances(squared: Tensor, apart: Tensor) -> Tensor:

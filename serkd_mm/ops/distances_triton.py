@@ -7,9 +7,9 @@ channels lie apart. A program owns a square of pairs; those below the diagonal
 are written by their mirror image.
 
 Cost, computed and not measured. Built ahead of time for sm_90, a pair takes
-2.8 instructions per channel, 2 of them float32 arithmetic, and reads half a
+3.0 instructions per channel, 2 of them float32 arithmetic, and reads half a
 byte from L2 or L1. At B = 128, K = 49 and 384 + 768 channels, 2,560 pairs to
-an image, that is 1.1 G instructions and 0.19 GB, 36 and 38 microseconds at the
+an image, that is 1.1 G instructions and 0.19 GB, 37 and 38 microseconds at the
 rates in :mod:`serkd_mm.ops.relation_triton`.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional.relation import relative_resolution
+from ..functional.relation import image_resolution
 from . import triton_build
 
 # With squares of 16 tokens, 64 sums over channels in each lane.
@@ -71,7 +71,8 @@ power_of_two_scale` of every finite image, ``(B, 1, 1)``.
             tokens.stride(1),
             num,
             width,
-            relative_resolution(tokens.dtype, squared.dtype) ** 2,
+            image_resolution(squared.dtype) ** 2,
+            torch.finfo(tokens.dtype).eps,
             SIDE=side,
             CHANNELS=channels,
             num_warps=NUM_WARPS,
@@ -105,6 +106,7 @@ def _distance_kernel(  # type: ignore[no-untyped-def]
     num,
     width,
     limit,
+    rounding,
     SIDE: tl.constexpr,  # noqa: N803
     CHANNELS: tl.constexpr,  # noqa: N803
 ):
@@ -131,16 +133,23 @@ def _distance_kernel(  # type: ignore[no-untyped-def]
         at_i = of_image + i[:, None].to(tl.int64) * token_stride
         at_j = of_image + j[:, None].to(tl.int64) * token_stride
         sums = tl.zeros((SIDE, SIDE, CHANNELS), tl.float32)
+        top_x = tl.zeros((SIDE, CHANNELS), tl.float32)
+        top_y = tl.zeros((SIDE, CHANNELS), tl.float32)
         for start in range(0, width, CHANNELS):
             c = start + tl.arange(0, CHANNELS)[None, :]
             x = tl.load(at_i + c, (i[:, None] < num) & (c < width), other=0.0)
             y = tl.load(at_j + c, (j[:, None] < num) & (c < width), other=0.0)
             x = x.to(tl.float32) * shrink
             y = y.to(tl.float32) * shrink
+            top_x = tl.maximum(top_x, tl.abs(x))
+            top_y = tl.maximum(top_y, tl.abs(y))
             gap = x[:, None, :] - y[None, :, :]
             sums += gap * gap
         total = tl.sum(sums, axis=2)
-        near = total <= limit  # nan stays nan
+        of_i = tl.max(top_x, axis=1)[:, None]
+        of_j = tl.max(top_y, axis=1)[None, :]
+        of_pair = rounding * tl.maximum(of_i, of_j)
+        near = total <= tl.maximum(limit, of_pair * of_pair)  # nan stays nan
         over = tl.where(near, 0.0, 1.0 / tl.sqrt_rn(total))
         total = tl.where(near, 0.0, total)
         inside = (i[:, None] < num) & (j[None, :] < num)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..functional.relation import relative_resolution
+from ..functional.relation import image_resolution, token_resolution
 from ..functional.scale import power_of_two_scale
 from .pieces import pieces
 
@@ -53,7 +53,6 @@ power_of_two_scale`. Which pairs count as coincident is said in
         >>> inverse[0, 0] / 4
         tensor([0.0000, 0.5000, 0.5000])
     """
-    resolution = relative_resolution(tokens.dtype, dtype)
     batch, num, width = tokens.shape
     of_images: list[Tensor] = []
     units = []
@@ -61,14 +60,26 @@ power_of_two_scale`. Which pairs count as coincident is said in
         images = tokens[part].detach().to(dtype)
         units.append(power_of_two_scale(images))
         of_images += map(F.pdist, (images / units[-1]).unbind())
-    distance = torch.stack(of_images)
-    apart = ~(distance <= resolution)  # nan stays nan
+    distance, unit = torch.stack(of_images), torch.cat(units)
+    apart = ~(distance <= image_resolution(dtype))  # nan stays nan
+    # What is taken in its own precision has no coarser one.
+    if tokens.dtype != dtype:
+        of_token = token_resolution(tokens).to(dtype) / unit.squeeze(2)
+        i, j = _pairs(num)
+        apart &= ~(distance <= torch.maximum(of_token[:, i], of_token[:, j]))
     found = torch.cat([distance.square(), distance.reciprocal()])
     found = found.where(apart.repeat(2, 1), found.new_zeros(()))
     # A last entry for the diagonal.
     found = F.pad(found, (0, 1)).index_select(1, _pair_index(num))
     squared, inverse = found.view(2, batch, num, num)
-    return squared, inverse, torch.cat(units)
+    return squared, inverse, unit
+
+
+@functools.lru_cache(maxsize=32)
+def _pairs(num: int) -> Tensor:
+    """Both tokens of a pair, ``(2, K (K - 1) / 2)``, as ``pdist`` has them."""
+    with torch.device('cpu'):
+        return torch.triu_indices(num, num, 1)
 
 
 @functools.lru_cache(maxsize=32)
@@ -77,8 +88,8 @@ def _pair_index(num: int) -> Tensor:
 
     One beyond its end for the diagonal, ``(K * K,)``.
     """
+    i, j = _pairs(num)
     with torch.device('cpu'):
-        i, j = torch.triu_indices(num, num, 1)
         index = torch.full((num, num), len(i))
         index[i, j] = index[j, i] = torch.arange(len(i))
     return index.flatten()

@@ -684,6 +684,21 @@ def test_half_tokens_one_rounding_apart_count_as_coincident(loss, dtype):
     )
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(('loss', 'reference'), WITH_REFERENCE)
+def test_half_tokens_are_compared_beside_a_large_one(loss, reference, dtype):
+    """As where a network gives a few tokens far larger entries."""
+    student, teacher = make_pair(2, 12, 16, 16, dtype=dtype)
+    student[0, 3, 5] = 3000
+    teacher[1, 2, 7] = -3000
+    value, grad = value_and_grad(loss, student, teacher)
+    expected, expected_grad = value_and_grad(
+        reference, student.double(), teacher.double()
+    )
+    assert_matches(value, expected)
+    assert_matches(grad, expected_grad)
+
+
 @pytest.mark.parametrize('impl', ['reference', 'chunked'])
 def test_sides_on_two_devices_are_refused(impl):
     student = torch.zeros(1, 4, 3)

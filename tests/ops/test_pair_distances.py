@@ -90,6 +90,21 @@ def test_pairs_below_the_resolution_coincide(way, dtype):
     assert apart[0, 0, 2]
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('way', WAYS)
+def test_one_large_entry_does_not_hide_the_other_tokens(way, dtype):
+    tokens = make_tokens(2, 20, 16)
+    tokens[0, 3, 5] = 3000
+    tokens = tokens.to(dtype)
+    squared, inverse = measure(way, tokens)
+    expected, apart, _ = squared_distances(tokens, (1, 2), torch.float32)
+
+    assert (apart | torch.eye(20, dtype=torch.bool)).all()
+    assert torch.equal(squared > 0, apart)
+    assert torch.equal(inverse > 0, apart)
+    torch.testing.assert_close(squared.double(), expected, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize('way', WAYS)
 def test_magnitudes_at_the_ends_of_the_range_stay_finite(way):
     tokens = make_tokens(2, 5, 8).float()

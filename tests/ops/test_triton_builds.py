@@ -100,7 +100,7 @@ def test_distances_build_and_stay_in_registers(
         **dict.fromkeys(('tokens', 'largest'), f'*{dtype}'),
         **dict.fromkeys(('squared', 'inverse', 'scales'), '*fp32'),
         **dict.fromkeys(numbers, 'i32'),
-        'limit': 'fp32',
+        **dict.fromkeys(('limit', 'rounding'), 'fp32'),
     }
     side, channels = distances_triton.square(interpreted=False)
     constants = dict(SIDE=side, CHANNELS=channels)
