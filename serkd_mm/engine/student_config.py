@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
+from mmrazor.registry import HOOKS
 
 from .. import compat
 from .pipeline_size import pipeline_of, pipeline_size
@@ -167,6 +168,8 @@ def _host_hook(hook: Any) -> Any:
     """The hook that one of this package extends; None if there is none."""
     if not isinstance(hook, dict):
         return hook
+    # MMRazor registers its hooks when one is first asked for.
+    HOOKS.get(unscoped_type(hook))
     for cls in registered_classes().get(unscoped_type(hook), ()):
         host = next(base for base in cls.__mro__ if not _distills(base))
         if host is not cls:

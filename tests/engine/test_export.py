@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -301,6 +302,23 @@ def test_what_needs_a_distillation_is_not_exported(cfg: Config) -> None:
     assert student_config(cfg).custom_hooks == [ema]
     cfg.custom_hooks = [stop]
     assert 'custom_hooks' not in student_config(cfg)
+
+
+def test_nor_is_it_before_mmrazor_has_registered_its_hooks(
+    cfg: Config, tmp_path: Path
+) -> None:
+    """As in a tool that trains nothing."""
+    cfg.custom_hooks = [dict(type='mmrazor.StopDistillHook', stop_epoch=1)]
+    cfg.dump(tmp_path / 'config.py')
+    script = (
+        'import sys\n'
+        'from mmengine.config import Config\n'
+        'from serkd_mm.engine.student_config import student_config\n'
+        "assert 'mmrazor.engine' not in sys.modules\n"
+        f'cfg = Config.fromfile({str(tmp_path / "config.py")!r})\n'
+        "assert 'custom_hooks' not in student_config(cfg)\n"
+    )
+    subprocess.run([sys.executable, '-c', script], check=True, cwd=ROOT)
 
 
 def test_hooks_of_the_package_become_those_that_they_extend(
