@@ -43,6 +43,21 @@ def test_throughput_is_images_over_time(
     assert hub.get_scalar('train/images_per_second').current() == 48
 
 
+@pytest.mark.parametrize('stopped', [True, False])
+def test_what_is_not_distilled_any_more_is_not_logged(stopped: bool) -> None:
+    hub = MessageHub(f'stopped {stopped}')
+    names = {'train/loss', 'train/student.loss', 'train/lr'}
+    distilled = {'train/distill.loss_kd', 'train/agreement'}
+    for name in names | distilled:
+        hub.update_scalar(name, 1.0)
+    model = SimpleNamespace(distillation_stopped=stopped)
+    runner = SimpleNamespace(message_hub=hub, model=model)
+
+    LogTransferHook().before_train_iter(runner, 5)
+
+    assert set(hub.log_scalars) == names | (set() if stopped else distilled)
+
+
 class Reads(TorchDispatchMode):
     """Counts how often a value is read on the host."""
 
