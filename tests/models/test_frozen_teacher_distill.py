@@ -1156,6 +1156,21 @@ def test_logits_of_other_classes_are_refused_when_built() -> None:
     build(teacher=teacher, distiller=distiller_config(losses=('loss_angle',)))
 
 
+@pytest.mark.parametrize('package', ['', 'mmrazor.'])
+def test_logits_of_other_classes_are_embeddings_to_relations_of_images(
+    package: str,
+) -> None:
+    teacher = vit_config()
+    teacher['head']['num_classes'] = CLASSES + 1
+    kind = 'DistanceWiseRKD' if package else 'InstanceDistanceLoss'
+    distiller = distiller_config(
+        losses=('loss_kd',),
+        distill_losses=dict(loss_kd=dict(type=f'{package}{kind}')),
+    )
+    losses = losses_of(build(teacher=teacher, distiller=distiller))
+    assert losses['distill.loss_kd'] > 0
+
+
 def test_what_goes_into_heads_of_other_classes_may_be_compared() -> None:
     teacher = vit_config()
     teacher['head']['num_classes'] = CLASSES + 1

@@ -9,6 +9,8 @@ from mmpretrain.models.heads import MultiLabelClsHead
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.losses import (
     WSLD,
+    AngleWiseRKD,
+    DistanceWiseRKD,
     DISTLoss,
     DKDLoss,
     KDSoftCELoss,
@@ -17,7 +19,11 @@ from mmrazor.models.losses import (
 from mmrazor.models.task_modules import ModuleOutputsRecorder
 from torch import nn
 
-from ..losses import HardDistillLoss
+from ..losses import (
+    HardDistillLoss,
+    InstanceAngleLoss,
+    InstanceDistanceLoss,
+)
 
 if TYPE_CHECKING:
     from .frozen_teacher_distill import FrozenTeacherDistill
@@ -30,6 +36,13 @@ _SOFTMAX_LOSSES = (
     DKDLoss,
     WSLD,
     HardDistillLoss,
+)
+# Losses between the images of each side, to which logits are any embedding.
+_IMAGE_LOSSES = (
+    AngleWiseRKD,
+    DistanceWiseRKD,
+    InstanceAngleLoss,
+    InstanceDistanceLoss,
 )
 
 
@@ -86,6 +99,8 @@ def _check_compared_classes(
     """Refuse one loss that compares logits of other classes."""
     counts = [class_count(network) for network in (student, teacher)]
     if None in counts or counts[0] == counts[1]:
+        return
+    if isinstance(distiller.distill_losses[name], _IMAGE_LOSSES):
         return
     if len(_logit_sides(name, distiller, student, teacher)) == 2:
         raise ValueError(
