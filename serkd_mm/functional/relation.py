@@ -180,7 +180,8 @@ def batch_as_tokens(embeddings: Tensor) -> Tensor:
 
     Returns:
         Embeddings of length 1, ``(1, B, C)``, float32 (float64 for float64
-        input).
+        input); of no larger entry than ``2 ** -66``, up to 0 as in
+        :func:`~serkd_mm.functional.unit_length`.
 
     Raises:
         TypeError: If ``embeddings`` are not floating point.
@@ -197,8 +198,8 @@ def batch_as_tokens(embeddings: Tensor) -> Tensor:
             'embeddings must be a non-empty (B, ...) tensor of at least two '
             f'dimensions, got shape {tuple(embeddings.shape)}'
         )
-    tokens = embeddings.flatten(1).unsqueeze(0)
-    return unit_length(at_least_float32(tokens))
+    images = embeddings.flatten(1).unsqueeze(1)
+    return unit_length(at_least_float32(images)).transpose(0, 1)
 
 
 def _distance_relation(

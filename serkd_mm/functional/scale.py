@@ -47,9 +47,9 @@ def unit_length(tokens: Tensor) -> Tensor:
     """Tokens of length 1.
 
     Computed in float32 at least and without overflow. A token shorter than
-    a few units in the last place of the image's largest entry, or of
-    ``2 ** -66`` where that is larger, is the zero vector and sends no
-    gradient.
+    a few units in the last place, of that precision, of the image's largest
+    entry, or of ``2 ** -66`` where that is larger, is the zero vector and
+    sends no gradient.
 
     Args:
         tokens: ``(B, N, C)``, floating point.
@@ -71,6 +71,6 @@ def unit_length(tokens: Tensor) -> Tensor:
     x = at_least_float32(tokens)
     x = x / power_of_two_scale(x)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    there = ~(length <= 4 * torch.finfo(tokens.dtype).eps)  # nan stays nan
+    there = ~(length <= 4 * torch.finfo(x.dtype).eps)  # nan stays nan
     x = x / length.where(there, torch.ones_like(length)) * there
     return x.to(tokens.dtype)
