@@ -47,7 +47,7 @@ def main(root: Path, arguments: Sequence[str] | None = None) -> None:
         out = args.out.resolve() / study.name
         runs = runs_of(study, out, args.only, args.seeds)
         if args.command == 'list':
-            print(_listing(study, runs, root, args.study))
+            _show(_listing(study, runs, root, args.study))
         elif args.command == 'run':
             _run(parser, args, study, out, runs, root)
         else:
@@ -59,6 +59,15 @@ def main(root: Path, arguments: Sequence[str] | None = None) -> None:
             print(_table(args, study, out, runs, commands))
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f'error: {error}\n')
+
+
+def _show(text: str) -> None:
+    """Print what may be more than whoever reads it, ``head`` say, wants."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Nor can it be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(

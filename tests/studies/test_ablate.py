@@ -200,6 +200,14 @@ def test_what_a_study_sets_everywhere_is_listed_once(
     assert text.splitlines()[2].endswith(' configs/cifar10/kd.py')
 
 
+def test_who_reads_a_list_may_stop(tmp_path: Path) -> None:
+    process = start('list', 'table7', cwd=tmp_path)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, error = process.communicate(timeout=300)
+    assert (process.returncode, error) == (0, '')
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
