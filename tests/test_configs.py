@@ -697,6 +697,7 @@ def test_a_student_without_distillation_token_is_told_the_nearest() -> None:
     with pytest.raises(ValueError, match='is no module of the stu') as error:
         build(cfg)
     assert "'head.layers.head_dist'" in str(error.value)
+    assert 'that is the head of a distillation token, whi' in str(error.value)
     assert 'nearest names: head.layers.head,' in str(error.value)
 
 

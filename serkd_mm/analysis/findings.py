@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..engine.near_names import near_name
+from ..engine.near_names import asserted, near_name
 
 
 @dataclass
@@ -172,7 +172,7 @@ class PairReport:
         if isinstance(message, Exception):
             if not isinstance(message, (ValueError, FileNotFoundError)):
                 text = f'{type(message).__name__}: {text}'
-            text += near_name(message)
+            text += near_name(message) or asserted(message)
         found = Problem(key, text)
         if found not in self.problems:
             self.problems.append(found)

@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from .downloads import download_error
-from .near_names import frames_of, near_name
+from .near_names import asserted, frames_of, near_name
 
 RUNNERS = (Runner, FlexibleRunner)
 MAX_SHOWN = 400
@@ -66,7 +66,7 @@ def config_errors(cfg: Config) -> Iterator[None]:
         if type(error).__module__.startswith('serkd_mm.'):
             # Faults of files or numbers, with messages of their own.
             raise
-        hint = near_name(error) or _loading_hint(error)
+        hint = near_name(error) or _loading_hint(error) or asserted(error)
         if hint:
             said = str(error.args[0]).rstrip() if error.args else ''
             error.args = (f'{said}{hint}',)

@@ -6,7 +6,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -48,6 +50,21 @@ def near_name(error: Exception) -> str:
         return ''
     name, (built, given) = found.group(1), _innermost(frames_of(error))
     return nearest(name, built) if name in given else ''
+
+
+def asserted(error: Exception) -> str:
+    """What an assertion without a message asks for; empty for other errors.
+
+    Args:
+        error: Any error that was raised.
+    """
+    if not isinstance(error, AssertionError) or str(error):
+        return ''
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f'{Path(place.filename).name}, line {place.lineno}, has '
+        f'{" ".join((place.line or "").split())!r}'
+    )
 
 
 def _near_type(frame: FrameType) -> str:

@@ -15,7 +15,7 @@ def check_tokens(name: str, tokens: Tensor, axes: str = '(B, N, C)') -> None:
         axes: What an error calls their axes.
 
     Raises:
-        TypeError: If they are not floating point.
+        TypeError: If they are no floating point tensor.
         ValueError: If they have not three axes or are empty.
     """
     check_floating(name, tokens)
@@ -27,11 +27,22 @@ def check_tokens(name: str, tokens: Tensor, axes: str = '(B, N, C)') -> None:
 
 
 def check_floating(name: str, tensor: Tensor) -> None:
-    """Refuse integers.
+    """Refuse integers, and what is no tensor.
 
     Raises:
         TypeError: If the tensor is not floating point.
     """
+    if not isinstance(tensor, Tensor):
+        cure = ''
+        if isinstance(tensor, (tuple, list)):
+            cure = (
+                '; in loss_forward_mappings, data_idx names an item of a '
+                'record and connector_idx one of what a connector gives '
+                '(connector_idx=0: the tokens of a TokenMap)'
+            )
+        raise TypeError(
+            f'{name} must be a tensor, got {type(tensor).__name__}{cure}'
+        )
     if not tensor.is_floating_point():
         raise TypeError(f'{name} must be floating point, got {tensor.dtype}')
 

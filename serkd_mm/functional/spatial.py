@@ -37,8 +37,17 @@ def dense_logits(
 
     Raises:
         ValueError: If ``tokens`` are no ``(B, N, C)`` of the classifier's
-            width.
+            width, or weight and bias are none of a classifier.
     """
+    if weight.dim() != 2:
+        raise ValueError(
+            f'weight must be (classes, C), got shape {tuple(weight.shape)}'
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f'bias must be ({len(weight)},), one for each row of the weight, '
+            f'got shape {tuple(bias.shape)}'
+        )
     if tokens.dim() != 3 or tokens.shape[-1] != weight.shape[-1]:
         raise ValueError(
             f'the classifier takes (B, N, {weight.shape[-1]}) tokens, got '

@@ -85,6 +85,7 @@ def select_impl(
         teacher: Teacher tokens; a float64 side makes the loss float64.
 
     Raises:
+        RuntimeError: If ``impl`` cannot be under a transform that is calling.
         ValueError: If ``impl`` is unknown.
 
     Example:
@@ -93,6 +94,11 @@ def select_impl(
         'chunked'
     """
     check_impl(impl)
+    if impl not in ('auto', 'reference') and _in_torch_func():
+        raise RuntimeError(
+            f'impl={impl!r} takes no transform of torch.func; use '
+            "impl='auto' or 'reference'"
+        )
     if impl != 'auto':
         return impl
     if _in_torch_func():

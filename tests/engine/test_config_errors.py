@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,18 @@ def test_every_kind_of_message_gets_the_place(error: Exception) -> None:
     last = str(raised.value).splitlines()[-1]
     assert '[config: model.architecture.head = ' in last
     assert str(raised.value).lstrip('\'"').startswith(('num', 'a\nb ['))
+
+
+def test_an_assertion_without_a_word_gets_its_own_line() -> None:
+    cfg = config(architecture=cnn_config())
+    cfg.model.architecture.backbone.out_indices = (9,)
+    said = re.escape('resnet.py, line ')
+    place = r"\d+, has 'assert .*out_indices.*' \[config: model\.arch"
+    with (
+        pytest.raises(AssertionError, match=f'^{said}{place}'),
+        config_errors(cfg),
+    ):
+        MODELS.build(cfg.model)
 
 
 def test_an_error_that_keeps_its_own_text_is_wrapped() -> None:

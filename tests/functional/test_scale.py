@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
+
 import pytest
 import torch
 from torch import Tensor
@@ -39,3 +41,38 @@ def test_what_are_no_embeddings_are_no_tokens(
 ) -> None:
     with pytest.raises(error, match=f'embeddings must be .*{said}'):
         batch_as_tokens(embeddings)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_tokens_have_a_direction_beside_long_ones(
+    dtype: torch.dtype,
+) -> None:
+    tokens = torch.tensor([[[8.0, 0.0], [0.25, 0.25], [0.03, -0.04]]])
+    unit = unit_length(tokens.to(dtype))
+    expected = torch.tensor([[[1.0, 0.0], [0.5**0.5, 0.5**0.5], [0.6, -0.8]]])
+    torch.testing.assert_close(unit.float(), expected, rtol=0, atol=0.01)
+
+
+def test_no_image_of_a_batch_is_short_for_another() -> None:
+    images = torch.tensor([[1e20, 1e20], [3.0, 4.0], [0.0, 0.0]])
+    (tokens,) = batch_as_tokens(images)
+    half = 0.5**0.5
+    expected = torch.tensor([[half, half], [0.6, 0.8], [0.0, 0.0]])
+    torch.testing.assert_close(tokens, expected)
+
+
+@pytest.mark.parametrize(
+    ('tokens', 'said'),
+    [
+        (None, 'got NoneType$'),
+        (
+            namedtuple('TokenMap', 'tokens hw')(torch.ones(1, 4, 3), (2, 2)),
+            r'got TokenMap; .*\(connector_idx=0: the tokens of a TokenMap\)$',
+        ),
+        ([torch.ones(1, 4, 3)], 'got list; .* data_idx names an item'),
+    ],
+)
+def test_what_is_no_tensor_is_named(tokens: object, said: str) -> None:
+    for check in (unit_length, batch_as_tokens):
+        with pytest.raises(TypeError, match=f'must be a tensor, {said}'):
+            check(tokens)

@@ -229,6 +229,13 @@ def test_other_positions_or_classes_are_refused(
 def test_tokens_of_another_width_than_the_classifiers_are_refused() -> None:
     with pytest.raises(ValueError, match=r'\(B, N, 64\) tokens.*\(2, 9, 32\)'):
         dense_logits(torch.zeros(2, 9, 32), torch.zeros(10, 64))
+    with pytest.raises(ValueError, match=r'\(classes, C\), got shape \(32,\)'):
+        dense_logits(torch.zeros(2, 9, 32), torch.zeros(32))
+    for shape in ((3,), (9, 10)):
+        with pytest.raises(ValueError, match=r'bias must be \(10,\), one for'):
+            dense_logits(
+                torch.zeros(2, 9, 32), torch.zeros(10, 32), torch.zeros(shape)
+            )
 
 
 @pytest.mark.parametrize('alpha', [-0.1, 2.0, float('nan')])

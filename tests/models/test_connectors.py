@@ -288,3 +288,16 @@ def test_half_precision_is_not_rounded_again(norm: str | None) -> None:
     torch.testing.assert_close(
         superpixels.double(), expected, rtol=1e-5, atol=1e-5
     )
+
+
+def test_a_grid_of_other_tokens_is_named_where_it_is_used() -> None:
+    wrong = TokenMap(torch.randn(2, 12, 4), (4, 4))
+    for kind in (
+        dict(type='mmrazor.FeatureMapTokenizer'),
+        dict(type='mmrazor.TokenResizer', hw=2),
+    ):
+        connector = MODELS.build(kind)
+        with pytest.raises(
+            ValueError, match=r'hw=\(4, 4\), 16 .*\(2, 12, 4\)'
+        ):
+            connector(wrong)

@@ -79,3 +79,8 @@ def test_other_classes_are_refused_with_both_shapes(
     with pytest.raises(ValueError, match='the same classes') as error:
         build()(torch.zeros(student), torch.zeros(teacher))
     assert f'{student} and {teacher}' in str(error.value)
+
+
+def test_no_images_have_no_loss() -> None:
+    with pytest.raises(ValueError, match=r'one image at least.*\(0, 10\)'):
+        build()(torch.zeros(0, 10), torch.zeros(0, 10))

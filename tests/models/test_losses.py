@@ -204,6 +204,12 @@ def test_a_wrong_width_says_what_to_set(
         TokenFeatureLoss(5, 6)(torch.zeros(student), torch.zeros(teacher))
 
 
+def test_the_feature_loss_takes_no_maps() -> None:
+    maps = torch.randn(2, 6, 4, 6)
+    with pytest.raises(ValueError, match=r'student tokens must .*\(B, N, C\)'):
+        TokenFeatureLoss(6, 6)(maps, maps)
+
+
 def test_other_token_counts_are_refused_with_both_shapes() -> None:
     with pytest.raises(ValueError, match='same token grid') as error:
         TokenFeatureLoss(5, 6)(torch.zeros(2, 4, 5), torch.zeros(2, 9, 6))

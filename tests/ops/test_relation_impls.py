@@ -518,6 +518,15 @@ def test_auto_says_once_what_triton_needs_on_cuda(missing, said, monkeypatch):
     ops._say_what_triton_needs.cache_clear()
 
 
+@pytest.mark.parametrize('impl', ['chunked', 'triton'])
+@pytest.mark.parametrize('loss', [angle_loss, distance_loss])
+def test_torch_func_and_a_fast_path_are_refused_together(loss, impl):
+    student, teacher = torch.randn(2, 2, 5, 4)
+    transformed = torch.func.grad(lambda s: loss(s, teacher, impl=impl))
+    with pytest.raises(RuntimeError, match=f"{impl}' takes .*'reference'"):
+        transformed(student)
+
+
 @pytest.mark.parametrize('loss', [angle_loss, distance_loss])
 def test_triton_says_what_is_missing(loss, monkeypatch):
     pair = make_pair(1, 4)

@@ -27,7 +27,17 @@ class TokenMap(NamedTuple):
         return cls(maps.flatten(2).transpose(1, 2), (height, width))
 
     def maps(self) -> Tensor:
-        """The tokens as feature maps, a view ``(B, C, H, W)``."""
+        """The tokens as feature maps, a view ``(B, C, H, W)``.
+
+        Raises:
+            ValueError: If the grid is one of other tokens.
+        """
+        if math.prod(self.hw) != self.tokens.shape[1]:
+            raise ValueError(
+                f'TokenMap has hw={tuple(self.hw)}, {math.prod(self.hw)} '
+                f'positions, but tokens of shape {tuple(self.tokens.shape)}; '
+                'the connector that made it has to give the grid of its tokens'
+            )
         return self.tokens.transpose(1, 2).unflatten(2, self.hw)
 
 

@@ -109,9 +109,16 @@ def check_source(
     near = difflib.get_close_matches(
         str(recorder.source), filter(None, names), n=3, cutoff=0
     )
+    told = ''
+    if str(recorder.source).endswith('head_dist'):
+        told = (
+            'that is the head of a distillation token, which '
+            'DistilledVisionTransformer with DeiTDistillHead or DeiTClsHead '
+            'has; '
+        )
     raise ValueError(
         f'source {recorder.source!r} of {side} recorder {name!r} is no {kind} '
-        f'of the {side} ({type(model).__name__}); nearest names: '
+        f'of the {side} ({type(model).__name__}); {told}nearest names: '
         f'{", ".join(near)}; change distiller.{side}_recorders.{name}.source'
     )
 

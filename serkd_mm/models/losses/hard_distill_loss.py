@@ -33,13 +33,19 @@ class HardDistillLoss(nn.Module):
             Scalar loss, float32 under autocast too.
 
         Raises:
-            ValueError: If the shapes differ or are not those of logits.
+            ValueError: If the shapes differ, are not those of logits or
+                are of no image.
         """
         if preds_S.dim() != 2 or preds_S.shape != preds_T.shape:
             raise ValueError(
                 'student and teacher logits must both be (B, classes), got '
                 f'shapes {tuple(preds_S.shape)} and {tuple(preds_T.shape)}; '
                 'record logits over the same classes on both sides'
+            )
+        if len(preds_S) == 0:
+            raise ValueError(
+                'HardDistillLoss needs one image at least, got logits of '
+                f'shape {tuple(preds_S.shape)}'
             )
         loss = F.cross_entropy(preds_S.float(), preds_T.argmax(dim=1))
         return self.loss_weight * loss

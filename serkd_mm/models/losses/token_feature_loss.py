@@ -7,6 +7,8 @@ import torch
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from ...functional.checks import check_tokens
+
 
 @MODELS.register_module()
 class TokenFeatureLoss(nn.Module):
@@ -42,13 +44,16 @@ class TokenFeatureLoss(nn.Module):
             Scalar loss, float32 under autocast too.
 
         Raises:
-            ValueError: If widths or token counts do not fit.
+            TypeError: If a side is no floating point tensor.
+            ValueError: If one has other axes, or widths or token counts do
+                not fit.
         """
         projection = self.projection
         for name, tokens, width in (
             ('student', preds_S, projection.in_features),
             ('teacher', preds_T, projection.out_features),
         ):
+            check_tokens(f'{name} tokens', tokens)
             if tokens.shape[-1] != width:
                 raise ValueError(
                     f'{name} tokens have {tokens.shape[-1]} channels, shape '
