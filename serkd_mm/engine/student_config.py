@@ -168,13 +168,15 @@ def _host_hook(hook: Any) -> Any:
     """The hook that one of this package extends; None if there is none."""
     if not isinstance(hook, dict):
         return hook
-    # MMRazor registers its hooks when one is first asked for.
-    HOOKS.get(unscoped_type(hook))
-    for cls in registered_classes().get(unscoped_type(hook), ()):
+    name = unscoped_type(hook)
+    if name not in registered_classes():
+        # MMRazor registers its hooks when one is first asked for. To ask for
+        # this one might import whatever has its name.
+        HOOKS.import_from_location()
+    for cls in registered_classes().get(name, ()):
         host = next(base for base in cls.__mro__ if not _distills(base))
         if host is not cls:
-            name = host.__name__
-            return None if host is Hook else {**hook, 'type': name}
+            return None if host is Hook else {**hook, 'type': host.__name__}
     return hook
 
 
