@@ -35,9 +35,9 @@ INSTALL_REQUIRES = [
 ]
 
 # What is asked for if nothing else provides the module, and the other
-# distributions that provide it. The bounds of mmcv are those that MMRazor
-# 1.0 asserts on import. mmcv-lite is the one that installs everywhere: no
-# compiled operator of mmcv is used here.
+# distributions that provide it, of any version. The bounds of mmcv are those
+# that MMPretrain 1.2 and MMRazor 1.0 assert on import. mmcv-lite is the one
+# that installs everywhere: no compiled operator of mmcv is used here.
 ALTERNATIVES = [
     ('mmcv-lite>=2.0.0,<=2.1.0', ('mmcv', 'onedl-mmcv')),
     ('mmengine>=0.8.3,<1.0.0', ('onedl-mmengine', 'mmengine-lite')),

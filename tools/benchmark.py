@@ -51,7 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
         help='CPU threads of PyTorch (default: its own, here %(default)s)',
     )
     parser.add_argument(
-        '--repeats', type=int, help='rounds of timing (default: 7 to 15)'
+        '--repeats',
+        type=int,
+        help='rounds of timing (default: 7 to 15; of growth 3 at most)',
     )
     parser.add_argument(
         '--quick', action='store_true', help='tiny sizes, to see it run'

@@ -23,7 +23,7 @@ def choose_tokens(
 
     Of equal grids the deepest that makes 16 superpixels of 2x2 tokens, or
     else the finest one. Without equal grids the same of those that differ by
-    at most a third in height and width, without these the two nearest in
+    about a third at most in height and width, without these the two nearest in
     size, each on the coarser one of the two.
 
     Returns:

@@ -18,7 +18,9 @@ COLUMNS = 3
 
 
 def plot_runs(runs: Sequence[RunLog], path: Path | str | IO[bytes]) -> None:
-    """Draw top-1, agreement and every loss of the runs over the epochs.
+    """Draw top-1, agreement, learning rate and every loss of the runs.
+
+    Over the epochs, or the iterations where a run has none.
 
     Args:
         runs: Logs, drawn in one colour each.

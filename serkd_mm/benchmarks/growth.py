@@ -42,7 +42,8 @@ def add_growth(report: Report, prepared: Prepared, fast: list[str]) -> None:
     report.tables.append(Table(title, rows))
     report.tables.append(Table('Fitted exponents', _exponents(rows)))
     report.notes.append(
-        f'Growth: over K at B = {batch}, over B at K = {num}; exponents are '
+        f'Growth: over K at B = {batch}, over B at K = {num}, '
+        f'{ROUNDS} rounds at most; exponents are '
         'slopes of a least-squares line through the logarithms of all '
         f'points (memory: of those of {SMALLEST_MIB:g} MiB and more).'
     )

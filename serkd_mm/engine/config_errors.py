@@ -40,9 +40,10 @@ def config_errors(cfg: Config) -> Iterator[None]:
     Most messages of the libraries below name neither key nor module. Where a
     config was being built when the error was raised, or a module ran that the
     config describes, the path and the values of that part are added, and to
-    a misspelt type or argument the one that is nearest. Type, message and
-    traceback stay as they are. Exceptions of this package's own classes are
-    no mistakes in the config and pass as they are.
+    a misspelt type or argument the one that is nearest. Type and traceback
+    stay as they are; an exception whose text does not follow from its
+    arguments becomes a ``RuntimeError``. Exceptions of this package's own
+    classes are no mistakes in the config and pass as they are.
 
     Args:
         cfg: Config that is built and run inside the block.

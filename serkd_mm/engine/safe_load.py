@@ -95,8 +95,9 @@ def load_url(
 ) -> Any:
     """Download a checkpoint, once, and :func:`load` it.
 
-    Stands in for :func:`torch.hub.load_state_dict_from_url`, which has the
-    same arguments and runs what is in the file.
+    Stands in for :func:`torch.hub.load_state_dict_from_url`, which may run
+    what is in the file. The hash in a name is always checked, whatever
+    ``check_hash`` is.
 
     Raises:
         UnsafeCheckpointError: As :func:`load`. A download whose hash differs

@@ -70,7 +70,7 @@ def distance_loss(
         ValueError: If the sides differ in B, K or device, or ``normalize``
             or ``impl`` is unknown, or one does not take the other or this K.
         RuntimeError: If ``impl='triton'`` and Triton or a CUDA device is
-            missing.
+            missing, or a fast path is asked for under ``torch.func``.
 
     Example:
         >>> import torch
@@ -146,7 +146,7 @@ def angle_loss(student: Tensor, teacher: Tensor, impl: str = 'auto') -> Tensor:
         ValueError: If the sides differ in B, K or device, or ``impl`` is
             unknown or does not take this K.
         RuntimeError: If ``impl='triton'`` and Triton or a CUDA device is
-            missing.
+            missing, or a fast path is asked for under ``torch.func``.
 
     Example:
         >>> import torch

@@ -129,6 +129,7 @@ def spatial_distill_loss(
         Scalar loss, float32 (float64 for float64 input) under autocast too.
 
     Raises:
+        TypeError: If a side is not floating point.
         ValueError: If the shapes differ, are no ``(B, N, classes)`` or
             empty, ``target`` is unknown, ``alpha`` is no share or ``tau`` not
             positive.

@@ -47,7 +47,8 @@ class SuperpixelVisHook(Hook):
     that take superpixels, the hook says so in the log and draws nothing.
 
     Raises:
-        ValueError: If an image cannot be read, or the teacher is divided
+        OSError: If the file of an image cannot be read.
+        ValueError: If it holds no whole image, or the teacher is divided
             between processes.
     """
 

@@ -30,8 +30,9 @@ class TeacherCheckHook(Hook):
     ``teacher_ckpt`` may be another one by then. Training itself is the same
     with and without the hook, random numbers included.
 
-    What cannot be checked is left out with one line in the log: a model
-    without teacher, a run without validation, a teacher of other classes.
+    What cannot be checked is left out with one line in the log: a run without
+    validation, a teacher that cannot predict or of other classes. Other
+    models than :class:`FrozenTeacherDistill` are left alone.
 
     Args:
         min_top1: Least top-1 in percent; None for any. A teacher that

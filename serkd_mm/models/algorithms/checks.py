@@ -25,7 +25,7 @@ from ..modes import buffers_kept, evaluating
 if TYPE_CHECKING:
     from .frozen_teacher_distill import FrozenTeacherDistill
 
-# As many as a loss over the images of a batch needs.
+# As few as a loss over the images of a batch can be computed of.
 IMAGES = 2
 
 
@@ -185,7 +185,7 @@ def dry_run(
                 raise
             raise type(error)(
                 f'{error.args[0]}; before data is read, all losses are tried '
-                'on made-up samples that have gt_label alone: set '
+                'on made-up samples that have a label and nothing else: set '
                 'model.input_size=0 to leave that out'
             ) from error
 

@@ -69,7 +69,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             config that the teacher was trained with (a file, or
             ``package::config.py``), or a built model other than the student.
         teacher_ckpt: Path or URL of the teacher's checkpoint. Keys and shapes
-            must match exactly.
+            must match exactly; ``num_batches_tracked`` may be missing.
         teacher_revise_keys: Pairs of a pattern and its replacement for the
             keys of a checkpoint that another library wrote.
         allow_random_teacher: Whether to accept a teacher as it was built when
@@ -94,7 +94,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         kwargs: Further arguments of :class:`mmrazor.SingleTeacherDistill`.
 
     Raises:
-        FileNotFoundError: If ``teacher_ckpt`` names a file that is not there.
+        FileNotFoundError: If ``teacher_ckpt`` or ``teacher.cfg_path`` names a
+            file that is not there.
         TypeError: If a setting or the weight of a loss has a wrong type, a
             setting belongs to the student, or a head reads other tokens than
             its backbone puts out.
@@ -102,7 +103,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             fit, teacher and student are one object or have other classes and
             their logits are compared, a loss of hard labels gets soft ones,
             a loss has a negative weight, or the teacher is asked to be
-            trainable.
+            trainable, or to be divided and compiled.
     """
 
     teacher: BaseModel

@@ -191,7 +191,8 @@ class SeRKDDistiller(ConfigurableDistiller):
             connector_idx: Which item of the connector's output.
 
         Raises:
-            RuntimeError: If the recorder holds too few records.
+            RuntimeError: If the recorder holds too few records, or the
+                network has changed this one in place.
             ValueError: If a record has no such item.
         """
         key = (recorder, from_student, record_idx, data_idx, connector)
