@@ -21,11 +21,9 @@ from torch import Tensor, nn
 from ..models.losses import InstanceAngleLoss, InstanceDistanceLoss
 from . import networks, step, straightforward
 from .measure import (
-    Memory,
     Run,
     interleaved,
     peak_memory,
-    quartiles,
     timing_cells,
 )
 from .relation import Loss, evaluate
@@ -262,39 +260,13 @@ def _kd_table(report: Report) -> Table:
     for name in names:
         teacher = trainings[name].model.teacher
         rows.append({
-            **step_row('DeiT-Ti, KD', name, times, OURS, memory[name], batch),
+            **step.step_row(
+                'DeiT-Ti, KD', name, times, OURS, memory[name], batch
+            ),
             'teacher module in train mode': teacher.training,
             'loss of the first step': first[name],
         })  # fmt: skip
     return Table('Plain KD, DeiT-Ti student', rows)
-
-
-def step_row(
-    student: str,
-    variant: str,
-    times: dict[str, list[float]],
-    under: str,
-    memory: Memory,
-    batch: int,
-) -> dict[str, Any]:
-    """Speed and memory of a training step, its ratio over that of another.
-
-    Args:
-        student: What is trained.
-        variant: How.
-        times: Milliseconds of all variants.
-        under: Variant whose time the ratio divides by.
-        memory: Peak memory.
-        batch: Images per step.
-    """
-    return {
-        'student': student,
-        'variant': variant,
-        'images/s': 1e3 * batch / quartiles(times[variant])['median'],
-        **timing_cells(times, variant, variant, under),
-        'peak MiB': memory.total,
-        'extra MiB': memory.extra,
-    }
 
 
 def rkd_loss(variant: str) -> Loss:

@@ -46,7 +46,7 @@ def run(options: Options) -> Report:
     times = step.time_steps(steps, cfg, options, ROUNDS)
     report.data['ms'] = times
     rows = [
-        libraries.step_row('DeiT-Ti', v, times, HOST, memory[v], batch)
+        step.step_row('DeiT-Ti', v, times, HOST, memory[v], batch)
         for v in VARIANTS
     ]
     report.tables += [

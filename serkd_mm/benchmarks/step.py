@@ -18,6 +18,7 @@ from .measure import (
     Run,
     interleaved,
     peak_memory,
+    quartiles,
     ratios,
     timing_cells,
 )
@@ -132,6 +133,34 @@ def memory_of_steps(
             warm=dict(quick=True, batch=2),
         )
         for variant in variants
+    }
+
+
+def step_row(
+    student: str,
+    variant: str,
+    times: dict[str, list[float]],
+    under: str,
+    memory: Memory,
+    batch: int,
+) -> dict[str, Any]:
+    """Speed and memory of a training step, its ratio over that of another.
+
+    Args:
+        student: What is trained.
+        variant: How.
+        times: Milliseconds of all variants.
+        under: Variant whose time the ratio divides by.
+        memory: Peak memory.
+        batch: Images per step.
+    """
+    return {
+        'student': student,
+        'variant': variant,
+        'images/s': 1e3 * batch / quartiles(times[variant])['median'],
+        **timing_cells(times, variant, variant, under),
+        'peak MiB': memory.total,
+        'extra MiB': memory.extra,
     }
 
 

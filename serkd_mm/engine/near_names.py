@@ -1,5 +1,5 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
-"""What a misspelt type or argument in a config may have meant."""
+"""What messages leave out: which name was meant, what was asserted."""
 
 from __future__ import annotations
 

@@ -9,14 +9,13 @@ different widths. Tokens of an image whose largest entry is below ``2 ** -66``
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import check_floating, check_tokens
-from .scale import at_least_float32, power_of_two_scale, unit_length
+from .distances import inverse_distances, positive_sqrt, squared_distances
+from .scale import at_least_float32, unit_length
 
 
 def distance_loss(
@@ -208,7 +207,7 @@ def _distance_relation(
     """Distances over their mean, ``(B, K, K)``."""
     dims = (1, 2) if normalize == 'image' else (0, 1, 2)
     squared, apart, _ = squared_distances(tokens, dims, dtype)
-    distance = _sqrt(squared, apart)
+    distance = positive_sqrt(squared, apart)
     count = apart.sum(dim=dims, keepdim=True).clamp(min=1)
     mu = distance.sum(dim=dims, keepdim=True) / count
     psi = distance / torch.where(mu > 0, mu, torch.ones_like(mu))
@@ -225,96 +224,6 @@ def _angle_relation(tokens: Tensor, dtype: torch.dtype) -> Tensor:
     cosine = (squared.unsqueeze(3) + squared.unsqueeze(1) - opposite) / 2
     cosine = cosine * inverse.unsqueeze(3) * inverse.unsqueeze(1)
     return cosine.clamp(-1, 1)
-
-
-def squared_distances(
-    tokens: Tensor, dims: tuple[int, ...], dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Squared distances between the tokens of an image, up to scale.
-
-    From the Gram matrix, ``D_ij = G_ii + G_jj - 2 G_ij``. The subtraction
-    cancels where tokens are close together for their distance from the
-    origin, and with 24 bits the distances within a tight cluster, a plain
-    background say, would be noise. Float32 tokens are multiplied in float64,
-    where nothing that they can hold is lost; where there is no wider type
-    (float64 tokens, and MPS, which has no float64), they are centred first.
-    A pair counts as coincident that is apart by no more than a few units in
-    the last place, of ``dtype``, of the image's largest entry, or one in that
-    of the tokens' own dtype of the larger entry of the two.
-
-    Args:
-        tokens: ``(B, K, C)``, floating point.
-        dims: Dimensions whose largest entry sets the unit, a power of two.
-            Relations do not depend on scale, so it is a constant for
-            gradients; it keeps squares in range.
-        dtype: Precision that the tokens are taken in, float32 or float64.
-
-    Returns:
-        Squared distances in squared units, float64, 0 for coincident pairs
-        and without gradient there; the boolean mask of the pairs that are
-        apart, each ``(B, K, K)``; and the unit in ``dtype``, of 1 or B in
-        the first dimension and 1 in the others.
-    """
-    of_token = token_resolution(tokens).to(dtype)
-    of_pair = torch.maximum(of_token.unsqueeze(1), of_token.unsqueeze(2))
-    tokens = tokens.to(dtype)
-    scale = power_of_two_scale(tokens)
-    unit = scale.amax(dim=dims, keepdim=True)
-    resolution = image_resolution(dtype) * (scale / unit)
-    resolution = torch.maximum(resolution, of_pair / unit)
-    if tokens.dtype == torch.float64 or tokens.device.type == 'mps':
-        tokens = tokens / unit
-        tokens = tokens - tokens.mean(dim=1, keepdim=True)
-        gram = tokens @ tokens.transpose(1, 2)
-    else:
-        tokens = tokens.double()
-        gram = tokens @ tokens.transpose(1, 2) / unit.double() ** 2
-    diagonal = torch.diagonal(gram, dim1=1, dim2=2)
-    squared = diagonal.unsqueeze(1) + diagonal.unsqueeze(2) - 2 * gram
-    largest = diagonal.detach().amax(dim=1)[:, None, None]
-    # What the sums over C channels may be off by.
-    terms = 16 + tokens.shape[2]
-    rounding = terms * torch.finfo(gram.dtype).eps * largest
-    limit = torch.maximum(rounding, resolution.to(gram.dtype) ** 2)
-    # Not (a > b): nan in the tokens stays nan.
-    apart = ~(squared.detach() <= limit)
-    return squared.where(apart, squared.new_zeros(())), apart, unit
-
-
-def image_resolution(dtype: torch.dtype) -> float:
-    """Distance up to which all tokens coincide, over the image's scale.
-
-    Args:
-        dtype: Precision that the tokens are taken in.
-    """
-    return 4 * torch.finfo(dtype).eps
-
-
-def token_resolution(tokens: Tensor) -> Tensor:
-    """Distance up to which another token coincides with a token.
-
-    What the rounding of its largest entry may be. Half precision has few
-    digits, and in an image that has one far larger entry those of the other
-    tokens are not worth less by that.
-
-    Args:
-        tokens: In the dtype that they came in, ``(B, K, C)``.
-
-    Returns:
-        ``(B, K)``, without gradient, float32 at least.
-    """
-    largest = torch.linalg.vector_norm(tokens.detach(), math.inf, dim=2)
-    return at_least_float32(largest) * torch.finfo(tokens.dtype).eps
-
-
-def inverse_distances(squared: Tensor, apart: Tensor) -> Tensor:
-    """One over the distances, 0 with gradient 0 for coincident pairs."""
-    return squared.where(apart, squared.new_ones(())).rsqrt() * apart
-
-
-def _sqrt(squared: Tensor, apart: Tensor) -> Tensor:
-    """Square root with value and gradient 0 for coincident pairs."""
-    return squared.where(apart, squared.new_ones(())).sqrt() * apart
 
 
 def check_pair(student: Tensor, teacher: Tensor) -> torch.dtype:

@@ -94,15 +94,17 @@ def select_impl(
         'chunked'
     """
     check_impl(impl)
-    if impl not in ('auto', 'reference') and _in_torch_func():
+    if impl == 'reference':
+        return impl
+    if _in_torch_func():
+        if impl == 'auto':
+            return 'reference'
         raise RuntimeError(
             f'impl={impl!r} takes no transform of torch.func; use '
             "impl='auto' or 'reference'"
         )
     if impl != 'auto':
         return impl
-    if _in_torch_func():
-        return 'reference'
     sides = (student,) if teacher is None else (student, teacher)
     fits = (
         all(side.is_cuda for side in sides)

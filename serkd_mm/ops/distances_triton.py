@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional.relation import image_resolution
+from ..functional.distances import image_resolution
 from . import triton_build
 
 # With squares of 16 tokens, 64 sums over channels in each lane.

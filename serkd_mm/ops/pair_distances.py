@@ -3,7 +3,7 @@
 
 On a CPU faster than a Gram matrix, which has every pair twice and has to be
 formed in float64 (see
-:func:`serkd_mm.functional.relation.squared_distances`): a difference of close
+:func:`serkd_mm.functional.distances.squared_distances`): a difference of close
 tokens is exact in their own precision.
 """
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..functional.relation import image_resolution, token_resolution
+from ..functional.distances import image_resolution, token_resolution
 from ..functional.scale import power_of_two_scale
 from .pieces import pieces
 
@@ -27,7 +27,7 @@ def distances_from_differences(
 
     In units of the image's :func:`~serkd_mm.functional.scale.\
 power_of_two_scale`. Which pairs count as coincident is said in
-    :func:`~serkd_mm.functional.relation.squared_distances`. No gradient.
+    :func:`~serkd_mm.functional.distances.squared_distances`. No gradient.
     Time O(B K^2 C), memory O(B K^2) and a piece of the tokens.
 
     Args:

@@ -26,11 +26,8 @@ import torch
 from torch import Tensor
 
 from .. import compat
-from ..functional.relation import (
-    check_pair,
-    inverse_distances,
-    squared_distances,
-)
+from ..functional.distances import inverse_distances, squared_distances
+from ..functional.relation import check_pair
 from .pair_distances import distances_from_differences
 from .pieces import pieces
 

@@ -7,7 +7,10 @@ The Triton kernel is tested as in :mod:`.test_relation_impls`.
 import pytest
 import torch
 
-from serkd_mm.functional.relation import inverse_distances, squared_distances
+from serkd_mm.functional.distances import (
+    inverse_distances,
+    squared_distances,
+)
 from serkd_mm.functional.scale import power_of_two_scale
 from serkd_mm.ops.distances_triton import distances_by_kernel
 from serkd_mm.ops.pair_distances import distances_from_differences
