@@ -12,10 +12,10 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
-from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import autocast, save_checkpoint
 from torch import Tensor
 
+from ..models.from_config import build_model
 from .optimizers import cpu_attention
 from .random_state import kept_random_state, set_random_state
 
@@ -157,11 +157,7 @@ def _build(dump: dict, path: str | Path) -> BaseModel:
         )
     if 'teacher' in dump:
         cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
-    if cfg.get('data_preprocessor') is not None:
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    scope = cfg.get('default_scope', 'mmengine')
-    with DefaultScope.overwrite_default_scope(scope):
-        return MODELS.build(cfg.model)
+    return build_model(cfg, 'mmengine')
 
 
 def _restore(model: BaseModel, dump: dict) -> BaseModel:

@@ -14,12 +14,12 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
-from mmrazor.registry import MODELS
 
 from ..analysis.images import input_size, training_pipeline
 from ..engine.launch import read_config, require_model
 from ..engine.whole_checkpoint import MISFITS, why_misfit
 from ..models.algorithms import FrozenTeacherDistill
+from ..models.from_config import build_model
 from ..paths import is_missing
 from .agreement import boundary_recall, normalized_mutual_information
 from .sheet import (
@@ -126,10 +126,7 @@ def load_algorithm(cfg: Config, checkpoint: str) -> FrozenTeacherDistill:
         ValueError: If the checkpoint does not belong to the config.
     """
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    model_cfg = cfg.model.copy()
-    if cfg.get('data_preprocessor'):
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MODELS.build(model_cfg)
+    model = build_model(cfg)
     if not isinstance(model, FrozenTeacherDistill):
         raise ValueError(
             f'{cfg.filename} builds a {type(model).__name__}; superpixels of '

@@ -12,12 +12,12 @@ from mmengine import hub
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
-from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 from mmrazor.registry import MODELS
 from torch import nn
 
 from ...paths import is_missing
+from ..from_config import build_model
 
 
 class TeacherWeightsError(ValueError):
@@ -58,13 +58,9 @@ def build_teacher(teacher: BaseModel | dict) -> BaseModel:
             "teacher's config, or 'package::config.py' for one of an "
             'installed package'
         )
-    cfg = hub.get_config(path) if '::' in path else Config.fromfile(path)
-    preprocessor = cfg.get('data_preprocessor')
-    if preprocessor is not None:
-        cfg.model.setdefault('data_preprocessor', preprocessor)
-    scope = cfg.get('default_scope', 'mmpretrain')
-    with DefaultScope.overwrite_default_scope(scope):
-        return MODELS.build(cfg.model)
+    return build_model(
+        hub.get_config(path) if '::' in path else Config.fromfile(path)
+    )
 
 
 def check_teacher_source(
