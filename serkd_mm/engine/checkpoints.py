@@ -114,33 +114,48 @@ def choose_checkpoint(
     return path, refused
 
 
-def latest_checkpoints(work_dir: str) -> list[str]:
-    """What ``last_checkpoint`` of a work dir may mean.
+def latest_checkpoints(work_dir: str, folder: str | None = None) -> list[str]:
+    """What ``last_checkpoint`` of a work dir may mean, the likeliest first.
+
+    Args:
+        work_dir: It may have been moved, or be a copy of another.
+        folder: Where the run's checkpoints are, by default in the work dir.
 
     Returns:
-        The name in it, and the file of that name in the work dir, which may
-        have been moved. None of them need be there.
+        The name in it, and the file of that name in the work dir if there is
+        one. The latter goes first where the name is of another folder than
+        the run's. None of them need be there.
     """
     last = Path(work_dir, 'last_checkpoint')
     if not last.is_file():
         return []
     # What is no text names no file either.
     named = last.read_text(errors='replace').strip('\0 \n')
-    moved = osp.join(work_dir, osp.basename(named))
-    found = [named] if named else []
-    return [*found, moved] if osp.isfile(moved) and moved != named else found
+    if not named:
+        return []
+    inside = osp.join(work_dir, osp.basename(named))
+    if inside == named or not osp.isfile(inside):
+        return [named]
+    known = is_in(work_dir, named) or is_in(folder or work_dir, named)
+    return [named, inside] if known else [inside, named]
+
+
+def is_in(folder: str, path: str) -> bool:
+    """Whether a path is one of this folder, links followed."""
+    return osp.realpath(osp.dirname(path)) == osp.realpath(folder)
 
 
 def _candidates(work_dir: str, folder: str, template: str) -> list[str]:
     """What ``last_checkpoint`` names, then the others, the newest first."""
-    first = latest_checkpoints(work_dir)
+    first = latest_checkpoints(work_dir, folder)
     step = re.sub(r'\\{.*?\\}', r'\\d+', re.escape(template))
     others = [
         path
         for path in (Path(folder).iterdir() if osp.isdir(folder) else ())
         if re.fullmatch(step, path.name)
     ]
-    others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    # Of a link itself: what it is to may be gone.
+    others.sort(key=lambda path: path.lstat().st_mtime_ns, reverse=True)
     return first + [str(path) for path in others if str(path) not in first]
 
 

@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.fileio import put_text
 
 from ..analysis.logs import TOP1, read_run
+from ..engine.checkpoints import latest_checkpoints
 from .process import LOCK, RunError
 from .study import TEACHER, Experiment, Study
 
@@ -89,12 +90,8 @@ class Run:
 
     def checkpoint(self) -> Path | None:
         """The latest checkpoint, None if there is none."""
-        latest = self.folder / 'last_checkpoint'
-        if not latest.is_file():
-            return None
-        # By its name, as the folder may have been moved.
-        path = self.folder / Path(latest.read_text().strip()).name
-        return path if path.is_file() else None
+        named = map(Path, latest_checkpoints(str(self.folder)))
+        return next(filter(Path.is_file, named), None)
 
     def holds_other_work(self, digest: str) -> bool:
         """Whether its result or checkpoint has another fingerprint."""

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import os.path as osp
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -17,7 +18,7 @@ from mmengine.runner import Runner
 
 from ..agreement import main_process_writes
 from ..atomic_backend import remove_partial_files
-from ..checkpoints import ResumeError, choose_checkpoint
+from ..checkpoints import ResumeError, choose_checkpoint, is_in
 from ..late_removals import LateRemovals
 from ..near_names import nearest
 from ..runner_parts import length_reached, validation_is_due
@@ -155,15 +156,22 @@ class AtomicCheckpointHook(CheckpointHook):
         meta = checkpoint.get('meta', {})
         self._validate_first = not meta.get('validated', True)
         infos = checkpoint.get('message_hub', {}).get('runtime_info', {})
+        folder = self._folder(runner)
+        # Also of a copied work dir, whose original has its own.
+        inside = is_in(folder, runner._load_from)
         for name, path in infos.items():
-            if name.startswith('best_ckpt') and not osp.isfile(path):
-                moved = osp.join(self._folder(runner), osp.basename(path))
-                infos[name] = moved if osp.isfile(moved) else path
+            own = osp.join(folder, osp.basename(str(path)))
+            if name.startswith('best_ckpt') and osp.isfile(own):
+                infos[name] = own if inside or not osp.isfile(path) else path
 
     def before_train(self, runner: Runner) -> None:
         """Clean up after killed writers; make up for a validation."""
         super().before_train(runner)
         self.file_backend = LateRemovals(self.file_backend, str(self.out_dir))
+        if runner._resume:
+            # Its file is the last good one, and a new best one comes with a
+            # checkpoint to resume from, as in a run that was not interrupted.
+            self.last_ckpt = runner._load_from
         if is_main_process():
             for folder in {str(self.out_dir), runner.work_dir}:
                 for path in remove_partial_files(folder):
@@ -262,10 +270,17 @@ class AtomicCheckpointHook(CheckpointHook):
         kept = list(getattr(self, 'keep_ckpt_ids', ()))
         hub = runner.message_hub
         infos = dict(hub.runtime_info)
+        files = set(_listed(str(self.out_dir)))
         try:
             with main_process_writes():
                 yield
         except BaseException:
+            if is_main_process():
+                # A best one whose checkpoint to resume from failed after it.
+                written = set(_listed(str(self.out_dir))) - files
+                for path in written & self._best():
+                    with suppress(OSError):
+                        os.remove(path)
             for name in names:
                 if hasattr(self, name):
                     setattr(self, name, noted[name])
@@ -278,12 +293,25 @@ class AtomicCheckpointHook(CheckpointHook):
                 hub.update_info(name, value)
             self.file_backend.forget()
             raise
-        best = getattr(self, 'best_ckpt_path_dict', {}).values()
-        in_use = {self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best}
         if is_main_process():
+            in_use = {self.last_ckpt, *self._best()}
             errors = self.file_backend.remove_all_but(in_use)
             for path, error in errors.items():
                 runner.logger.warning(f'Could not remove {path}: {error}')
+        else:
+            self.file_backend.forget()
+
+    def _best(self) -> set[str | None]:
+        """Paths of the best checkpoints."""
+        several = getattr(self, 'best_ckpt_path_dict', {}).values()
+        return {getattr(self, 'best_ckpt_path', None), *several}
+
+
+def _listed(folder: str) -> list[str]:
+    """Paths of what lies in a folder; none if it is on another machine."""
+    if not osp.isdir(folder):
+        return []
+    return [osp.join(folder, name) for name in os.listdir(folder)]
 
 
 def _copy(value: Any) -> Any:

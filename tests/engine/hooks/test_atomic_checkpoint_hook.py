@@ -20,6 +20,7 @@ from mmengine.runner import CheckpointLoader
 
 from serkd_mm.engine import AtomicLocalBackend, atomic_backend
 from serkd_mm.engine.checkpoints import ResumeError, choose_checkpoint
+from serkd_mm.engine.export import find_checkpoint
 from serkd_mm.engine.hooks import (
     AtomicCheckpointHook,
     atomic_checkpoint_hook,
@@ -34,6 +35,7 @@ from tests.engine.runs import (
 )
 
 BEST = 'best_score_epoch_{}.pth'
+KEEP_BEST = dict(checkpoint=dict(save_best='score', rule='greater'))
 
 
 def train(work_dir: Path, **overrides: Any) -> Any:
@@ -126,6 +128,7 @@ def test_the_old_best_outlives_a_failed_save(
         runner.train()
 
     assert BEST.format(1) in checkpoints_of(tmp_path)
+    assert BEST.format(2) not in checkpoints_of(tmp_path)
     assert last(tmp_path) == 'epoch_2.pth'
     info = runner.message_hub.runtime_info
     assert info['best_score'] == 1
@@ -276,7 +279,68 @@ def test_a_moved_work_dir_resumes(tmp_path: Path) -> None:
     train(tmp_path / 'new', resume=True)
 
     assert 'epoch: 3' in resumed_epochs(tmp_path / 'new')
-    assert 'does not exist' in log_of(tmp_path / 'new')
+    assert f'from {tmp_path / "new" / "epoch_3.pth"}' in log_of(
+        tmp_path / 'new'
+    )
+
+
+def test_a_copied_work_dir_resumes_from_its_own_files(tmp_path: Path) -> None:
+    old, new = tmp_path / 'old', tmp_path / 'new'
+    train(old, hooks=KEEP_BEST, **validation(1, 2, 1))
+    shutil.copytree(old, new)
+
+    runner = train(new, hooks=KEEP_BEST, resume=True, **validation(1))
+
+    assert f'from {new / "epoch_3.pth"}' in log_of(new)
+    best = runner.message_hub.get_info('best_ckpt')
+    assert best == str(new / BEST.format(2))
+    assert find_checkpoint(str(new)) == str(new / 'epoch_3.pth')
+
+
+def test_a_dead_link_among_the_checkpoints_is_passed_over(
+    tmp_path: Path,
+) -> None:
+    train(tmp_path)
+    (tmp_path / 'epoch_1.pth').unlink()
+    (tmp_path / 'epoch_1.pth').symlink_to('/nowhere/epoch_1.pth')
+
+    train(tmp_path, resume=True)
+
+    assert 'epoch: 3' in resumed_epochs(tmp_path)
+
+
+def test_a_resumed_run_keeps_a_start_for_its_best_checkpoint(
+    tmp_path: Path,
+) -> None:
+    """As one that was not interrupted does between its checkpoints."""
+    hook = dict(interval=2, save_last=False, max_keep_ckpts=9)
+    hooks = dict(checkpoint=dict(**KEEP_BEST['checkpoint'], **hook))
+    first = validation(1, 2)
+    first['train_cfg']['max_epochs'] = 2
+    train(tmp_path, hooks=hooks, **first)
+    assert checkpoints_of(tmp_path) == [BEST.format(2), 'epoch_2.pth']
+
+    train(tmp_path, hooks=hooks, resume=True, **validation(3))
+
+    found = checkpoints_of(tmp_path)
+    assert found == [BEST.format(3), 'epoch_2.pth', 'epoch_3.pth']
+    assert last(tmp_path) == 'epoch_3.pth'
+
+
+def test_a_resumed_run_that_cannot_write_names_where_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path, train_cfg=dict(by_epoch=True, max_epochs=2))
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(atomic_backend, '_write', full)
+    with pytest.raises(OSError, match='No space'):
+        train(tmp_path, resume=True)
+
+    good = f'last good one of this run: {tmp_path / "epoch_2.pth"}'
+    assert good in log_of(tmp_path)
 
 
 def test_a_moved_work_dir_resumes_from_the_file_that_was_last(
@@ -291,9 +355,6 @@ def test_a_moved_work_dir_resumes_from_the_file_that_was_last(
     train(new, resume=True)
 
     assert 'epoch: 2' in resumed_epochs(new)
-
-
-KEEP_BEST = dict(checkpoint=dict(save_best='score', rule='greater'))
 
 
 def test_the_best_checkpoint_of_another_run_is_not_removed(
