@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..engine.near_names import asserted, near_name
+from ..near_names import asserted, near_name
 
 
 @dataclass

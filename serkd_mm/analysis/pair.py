@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -107,9 +107,20 @@ def _check(cfg: Config, options: CheckOptions, report: PairReport) -> None:
         check_config(cfg)
     except (TypeError, ValueError) as error:
         report.problem('config', error)
-    student = _build(student_architecture(cfg), 'model.architecture', report)
-    teacher = _build(cfg.model.teacher, 'model.teacher', report)
-    distiller = _build(cfg.model.distiller, 'model.distiller', report)
+    model = cfg.model
+    student, teacher, distiller = (
+        _built(f'model.{name}', build, report)
+        for name, build in (
+            ('architecture', lambda: MODELS.build(student_architecture(cfg))),
+            (
+                'teacher',
+                lambda: build_teacher(
+                    model.teacher, model.get('teacher_ckpt')
+                ),
+            ),
+            ('distiller', lambda: MODELS.build(model.distiller)),
+        )
+    )
     if student is not None:
         weights = initialise(student, cfg, report)
         _note_cost('student', student, weights, report)
@@ -139,11 +150,9 @@ def random_batch(
     )
 
 
-def _build(model: Any, key: str, report: PairReport) -> Any:
+def _built(key: str, build: Callable[[], Any], report: PairReport) -> Any:
     try:
-        if key == 'model.teacher':
-            return build_teacher(model)
-        return MODELS.build(model)
+        return build()
     except Exception as error:
         report.problem(key, error)
         return None

@@ -9,8 +9,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
 
+from ..near_names import did_you_mean
 from .config_keys import check_keys, check_split, check_types
-from .near_names import did_you_mean
 from .run_config import unscoped_type
 
 
@@ -81,19 +81,30 @@ def check_stop_epoch(cfg: Config) -> None:
     by_iteration = unscoped_type(length) == 'IterBasedTrainLoop'
     if not by_iteration and length.get('by_epoch') is not False:
         return
+    path = hook_path(cfg, 'StopDistillHook')
+    if path is not None:
+        raise ValueError(
+            f'{path} (StopDistillHook) counts epochs, of which a training in '
+            'iterations has one, so distillation would never stop; train '
+            'by_epoch=True, or leave the hook out'
+        )
+
+
+def hook_path(cfg: Config, kind: str) -> str | None:
+    """Where a config has a hook, None where it has not.
+
+    Args:
+        cfg: Config of the runner.
+        kind: Type of the hook without a scope.
+    """
     hooks = {
         f'custom_hooks.{place}': hook
         for place, hook in enumerate(cfg.get('custom_hooks') or ())
     }
     for name, hook in (cfg.get('default_hooks') or {}).items():
         hooks[f'default_hooks.{name}'] = hook
-    for path, hook in hooks.items():
-        if unscoped_type(hook) == 'StopDistillHook':
-            raise ValueError(
-                f'{path} (StopDistillHook) counts epochs, of which a training '
-                'in iterations has one, so distillation would never stop; '
-                'train by_epoch=True, or leave the hook out'
-            )
+    found = (p for p, hook in hooks.items() if unscoped_type(hook) == kind)
+    return next(found, None)
 
 
 def check_optimizer(cfg: Config) -> None:

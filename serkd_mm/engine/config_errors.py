@@ -23,8 +23,8 @@ from mmengine.runner import (
 from torch import nn
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
+from ..near_names import asserted, frames_of, near_name
 from .downloads import download_error
-from .near_names import asserted, frames_of, near_name
 
 RUNNERS = (Runner, FlexibleRunner)
 MAX_SHOWN = 400

@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
 
-from .near_names import did_you_mean
+from ..near_names import did_you_mean
 
 # What MMEngine reads of a config beside the arguments of its runners.
 _TOP = (

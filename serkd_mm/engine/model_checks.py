@@ -15,6 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..models.algorithms.class_checks import check_one_hot
 from ..models.heads.check_head import check_head
 from ..models.losses import InstanceAngleLoss, InstanceDistanceLoss
+from .config_checks import hook_path
+from .run_config import unscoped_type
 
 
 def check_batch_norm(cfg: Config, model: nn.Module) -> None:
@@ -109,6 +111,55 @@ def check_instance_losses(cfg: Config, model: nn.Module) -> None:
                 'and is always 0 below 3; set train_dataloader.batch_size to '
                 '3 or more'
             )
+
+
+def check_unused_parameters(cfg: Config, model: nn.Module) -> None:
+    """Refuse to stop distilling where processes wait for its gradients.
+
+    Args:
+        cfg: Config of the runner.
+        model: Model of the runner, wrapped if several processes train it.
+
+    Raises:
+        ValueError: If the distiller learns and the wrapper is not told that
+            its parameters may go unused.
+    """
+    hook = hook_path(cfg, 'StopDistillHook')
+    if hook is None or getattr(model, 'find_unused_parameters', True):
+        return
+    distiller: Any = getattr(model.module, 'distiller', nn.Module())
+    learns = [n for n, p in distiller.named_parameters() if p.requires_grad]
+    if learns:
+        raise ValueError(
+            f'{hook} (StopDistillHook) ends distillation during training, '
+            f'after which distiller.{learns[0]} and the like get no gradient, '
+            'for which the processes would wait; set '
+            'find_unused_parameters=True'
+        )
+
+
+def check_teacher_loop(cfg: Config, model: nn.Module) -> None:
+    """Refuse a validation that gives the teacher the student's images.
+
+    Args:
+        cfg: Config of the runner.
+        model: Model of the runner.
+
+    Raises:
+        ValueError: If MMRazor's loop would validate the teacher in another
+            normalisation than its own.
+    """
+    model = getattr(model, 'module', model)  # of several processes
+    loop = 'SingleTeacherDistillValLoop'
+    if unscoped_type(cfg.get('val_cfg')) != loop:
+        return
+    if getattr(model, 'renormalize', None) is not None:
+        raise ValueError(
+            f"val_cfg.type={loop!r} validates the teacher in the student's "
+            'normalisation, which is not its own; set val_cfg=dict(), as '
+            'default_hooks.teacher_check (TeacherCheckHook) says how good the '
+            'teacher is'
+        )
 
 
 def _batch_size(cfg: Config) -> Any:

@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmrazor.registry import HOOKS
 
 from .. import compat
+from ..models.from_config import student_network
 from .pipeline_size import pipeline_of, pipeline_size
 from .run_config import (
     check_registered,
@@ -98,14 +99,11 @@ def student_architecture(cfg: Config) -> ConfigDict:
     algorithm's, the config's.
     """
     model = copy.deepcopy(cfg.model)
-    student = model.architecture
-    for preprocessor in (
+    return student_network(
+        model.architecture,
         model.get('data_preprocessor'),
-        cfg.get('data_preprocessor'),
-    ):
-        if preprocessor is not None:
-            student.setdefault('data_preprocessor', preprocessor)
-    return student
+        copy.deepcopy(cfg.get('data_preprocessor')),
+    )
 
 
 def image_size(model: Any, run: Config) -> tuple[int, int] | None:
@@ -119,7 +117,8 @@ def image_size(model: Any, run: Config) -> tuple[int, int] | None:
         What the backbone says, or else what the test pipeline puts out, or
         else the ``input_size`` of the distillation; None where nothing does.
     """
-    size = getattr(model.backbone, 'img_size', None) or _test_size(run)
+    backbone = getattr(model, 'backbone', None)
+    size = getattr(backbone, 'img_size', None) or _test_size(run)
     size = size or run.model.get('input_size')
     if not size:  # 0 leaves out the dry run before training
         return None

@@ -1,9 +1,11 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-from mmengine.config import Config
+from mmengine import hub
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
 
@@ -22,3 +24,40 @@ def build_model(cfg: Config, scope: str = 'mmpretrain') -> Any:
     scope = cfg.get('default_scope', scope)
     with DefaultScope.overwrite_default_scope(scope):
         return MODELS.build(model)
+
+
+def student_network(architecture: dict, *preprocessors: Any) -> ConfigDict:
+    """A student's config with the preprocessing that it is trained with.
+
+    Args:
+        architecture: Config of the network, or MMRazor's reference to that of
+            an installed package, ``dict(cfg_path='package::config.py')``,
+            which is resolved.
+        preprocessors: Those that a run has besides, the first one first;
+            None for none. The student's own goes before them. That of the
+            config which is referred to comes last, as it was not chosen for
+            the run's data.
+
+    Raises:
+        FileNotFoundError: If the package has no such config.
+    """
+    network, last = ConfigDict(architecture), None
+    path = network.get('cfg_path')
+    if path is not None and 'type' not in network:
+        given, network = network, ConfigDict(_scope_=path.partition('::')[0])
+        del given['cfg_path']
+        pretrained = given.pop('pretrained', False)
+        cfg = hub.get_config(path, pretrained)
+        network.update(cfg.model)
+        last = network.pop('data_preprocessor', None)
+        last = cfg.get('data_preprocessor', last)
+        if pretrained:
+            weights = dict(type='Pretrained', checkpoint=cfg.model_path)
+            network.init_cfg = weights
+        for name, value in given.items():
+            network.setdefault(name, value)
+    for preprocessor in (*preprocessors, last):
+        if preprocessor is not None:
+            # A copy: building writes the batch augmentations into it.
+            network.setdefault('data_preprocessor', copy.copy(preprocessor))
+    return network

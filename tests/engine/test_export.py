@@ -437,6 +437,7 @@ def test_programs_need_the_size_of_the_images(
     assert image_size(student, cfg) == (32, 32)
     del student.backbone.img_size
     assert image_size(student, cfg) is None
+    assert image_size(torch.nn.Identity(), cfg) is None
     images = Config.fromfile(
         ROOT / 'configs' / '_base_' / 'datasets' / 'imagenet_bs128_224.py'
     )

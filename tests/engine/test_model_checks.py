@@ -14,9 +14,17 @@ from serkd_mm.engine.model_checks import (
     check_batch_norm,
     check_batches,
     check_instance_losses,
+    check_teacher_loop,
+    check_unused_parameters,
 )
 
-from ..models.builders import build, cnn_config, distiller_config, recorder
+from ..models.builders import (
+    build,
+    cnn_config,
+    distiller_config,
+    recorder,
+    vit_config,
+)
 from .runs import Points, build_runner
 
 IDLE = dict(type='SeRKDDistiller')
@@ -137,3 +145,50 @@ def test_one_batch_is_enough(settings: dict, tmp_path: Path) -> None:
     check_batches(runner)
     runner.train()
     assert runner.iter == runner.epoch
+
+
+# -- several processes, other loops -----------------------------------------
+
+
+class Wrapper(nn.Module):
+    """What PyTorch's wrapper says of itself."""
+
+    def __init__(self, module: nn.Module, find_unused: bool) -> None:
+        super().__init__()
+        self.module = module
+        self.find_unused_parameters = find_unused
+
+
+def test_distillation_that_stops_is_told_to_the_processes() -> None:
+    cfg = Config(dict(custom_hooks=[dict(type='mmrazor.StopDistillHook')]))
+    learns, fixed = build(), build(distiller=distiller_config(('loss_kd',)))
+    with pytest.raises(
+        ValueError,
+        match=r'^custom_hooks\.0 \(StopDistillHook\) ends .* distiller\.'
+        r'distill_losses\.loss_feature.*find_unused_parameters=True$',
+    ):
+        check_unused_parameters(cfg, Wrapper(learns, False))
+    check_unused_parameters(cfg, Wrapper(learns, True))
+    check_unused_parameters(cfg, Wrapper(fixed, False))
+    check_unused_parameters(cfg, learns)
+    check_unused_parameters(Config(), Wrapper(learns, False))
+
+
+def test_a_loop_that_mistakes_the_teachers_normalisation_is_refused() -> None:
+    loop = dict(type='mmrazor.SingleTeacherDistillValLoop')
+    cfg = Config(dict(val_cfg=loop))
+    plain = build()
+    teacher = vit_config()
+    teacher['data_preprocessor'] = dict(
+        type='ClsDataPreprocessor', mean=[1.0] * 3, std=[2.0] * 3
+    )
+    other = build(
+        teacher=teacher,
+        data_preprocessor=dict(mean=[0.0] * 3, std=[1.0] * 3),
+    )
+    with pytest.raises(
+        ValueError, match=r"^val_cfg\.type='SingleTeacherDistillValLoop'.*Tea"
+    ):
+        check_teacher_loop(cfg, other)
+    check_teacher_loop(cfg, plain)
+    check_teacher_loop(Config(dict(val_cfg=dict())), other)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.model import BaseModel
 from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.registry import MODELS as PRETRAIN
 from mmpretrain.structures import DataSample
@@ -216,6 +217,92 @@ def test_made_up_samples_say_what_they_have(
     assert build(**cfg, input_size=0) is not None
 
 
+class _AssertingHead(LinearClsHead):
+    """A head that asks for something of its samples, without a word."""
+
+    def loss(self, feats: Any, data_samples: Any, **kwargs: Any) -> dict:
+        if not all('weight' in sample for sample in data_samples):
+            raise AssertionError
+        return super().loss(feats, data_samples, **kwargs)
+
+
+def test_made_up_samples_that_a_head_refuses_can_be_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(PRETRAIN.module_dict, 'TestAsserts', _AssertingHead)
+    student = cnn_config()
+    student['head']['type'] = 'TestAsserts'
+    cfg = dict(
+        architecture=student,
+        teacher=cnn_config(),
+        distiller=cnn_distiller(1),
+    )
+    with pytest.raises(
+        AssertionError,
+        match=r"test_checks\.py, line .* has 'raise AssertionError'; .*"
+        r'model\.input_size=0',
+    ):
+        build(**cfg, input_size=32)
+    assert build(**cfg, input_size=0) is not None
+
+
+def test_the_trial_of_all_losses_draws_no_random_number() -> None:
+    """Though MMRazor's connector for masked features does."""
+    distiller = cnn_distiller(1)
+    distiller['connectors']['student_superpixels'].insert(
+        0,
+        dict(type='MGDConnector', student_channels=64, teacher_channels=64),
+    )
+    drawn = []
+    for input_size in (32, 0):
+        torch.manual_seed(0)
+        MODELS.build(
+            algorithm_config(
+                architecture=cnn_config(),
+                teacher=cnn_config(),
+                distiller=distiller,
+                input_size=input_size,
+            )
+        )
+        drawn.append(torch.rand(1))
+    assert drawn[0] == drawn[1]
+
+
+def test_a_network_without_a_backbone_is_left_alone() -> None:
+    """As MMPretrain's wrapper of timm's networks is."""
+    teacher = torch_classifier()
+    distiller = distiller_config(losses=('loss_kd',))
+    distiller['teacher_recorders'] = dict(logits=recorder('layer'))
+    assert build(teacher=teacher, distiller=distiller) is not None
+
+
+def torch_classifier() -> BaseModel:
+    class Flat(BaseModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, CLASSES)
+
+        def forward(
+            self, inputs: Any, data_samples: Any = None, mode: str = 'tensor'
+        ) -> Any:
+            return self.layer(inputs.mean((2, 3)))
+
+    return Flat()
+
+
+def test_a_preprocessor_without_batch_augments_is_named() -> None:
+    """MMRazor's configs have MMEngine's own, which classifiers cannot use."""
+    preprocessor = dict(
+        type='ImgDataPreprocessor', mean=[0.0] * 3, std=[1.0] * 3
+    )
+    with pytest.raises(
+        TypeError,
+        match="^data_preprocessor.type='ImgDataPreprocessor' takes no batch_a"
+        "ugments.*type='ClsDataPreprocessor'.*to_rgb in the place of bgr_to",
+    ):
+        build(data_preprocessor=preprocessor)
+
+
 def test_an_algorithm_that_trains_nothing_is_refused() -> None:
     distiller = distiller_config(losses=('loss_distance',))
     with pytest.raises(
@@ -274,6 +361,27 @@ def test_a_teacher_of_other_classes_is_named_when_built() -> None:
 
     with pytest.raises(ValueError, match='5 classes and the teacher 8'):
         build(teacher=teacher)
+
+
+def test_a_connector_may_choose_the_classes_that_both_have() -> None:
+    teacher = vit_config()
+    teacher['head']['num_classes'] = CLASSES + 3
+    distiller = distiller_config(losses=('loss_kd',))
+    distiller['connectors'] = dict(
+        shared=dict(
+            type='TorchNNConnector',
+            module_name='Linear',
+            module_args=dict(in_features=CLASSES + 3, out_features=CLASSES),
+        )
+    )
+    mapping = distiller['loss_forward_mappings']['loss_kd']
+    mapping['preds_T']['connector'] = 'shared'
+
+    model = build(teacher=teacher, distiller=distiller)
+
+    losses = losses_of(model)
+    assert torch.isfinite(losses['distill.loss_kd'])
+    assert 'agreement' not in losses
 
 
 @pytest.mark.parametrize('training', [True, False])

@@ -17,8 +17,10 @@ from mmengine.runner import load_checkpoint
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from serkd_mm import compat
 from serkd_mm.models.algorithms import checks, frozen_teacher_distill
 from serkd_mm.models.algorithms.renormalize import Renormalize
+from serkd_mm.models.from_config import student_network
 
 from .builders import (
     CLASSES,
@@ -711,7 +713,134 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     assert 'unexpected keys: backbone.conv1.weight' in str(error.value)
 
 
+def test_the_checkpoint_of_a_distillation_is_to_be_exported(
+    tmp_path: Path,
+) -> None:
+    path = saved(tmp_path, build().state_dict())
+
+    with pytest.raises(ValueError, match=r'tools/export_student\.py') as error:
+        build_from(path)
+    assert 'teacher_revise_keys' not in str(error.value)
+
+
+# -- where the student comes from -------------------------------------------
+
+
+def referred_student(**reference: Any) -> nn.Module:
+    path = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
+    teacher = cnn_config()
+    teacher['head']['num_classes'] = 10
+    distiller = distiller_config(losses=('loss_kd',))
+    for side in ('student', 'teacher'):
+        distiller[f'{side}_recorders'] = dict(logits=recorder('head.fc'))
+    return build(
+        architecture=dict(cfg_path=path, **reference.pop('keys', {})),
+        teacher=teacher,
+        distiller=distiller,
+        **reference,
+    )
+
+
+def test_a_referred_student_gets_the_preprocessing_of_the_run() -> None:
+    """As with MMRazor, whose configs refer to most of their students."""
+    theirs = referred_student(keys=dict(pretrained=False))
+    ours = referred_student(data_preprocessor=dict(OTHER_RGB, num_classes=10))
+
+    zoo = hub.get_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
+    for model, mean in (
+        (theirs, zoo.data_preprocessor.mean),
+        (ours, OTHER_RGB['mean']),
+    ):
+        assert type(model.student.backbone).__name__ == 'ResNet_CIFAR'
+        for part in (model, model.student):
+            found = part.data_preprocessor.mean.flatten().tolist()
+            assert found == pytest.approx(mean)
+        assert torch.isfinite(losses_of(model)['distill.loss_kd'])
+
+
+def test_a_referred_student_keeps_what_is_said_beside_the_reference() -> None:
+    model = referred_student(keys=dict(train_cfg=MIXUP))
+
+    assert model.data_preprocessor.batch_augments is not None
+
+
+def test_pretrained_weights_of_a_referred_student_are_its_start() -> None:
+    path = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
+    reference = dict(cfg_path=path, pretrained=True)
+
+    network = student_network(reference)
+
+    assert network.type == 'ImageClassifier'
+    assert network.init_cfg.type == 'Pretrained'
+    assert network.init_cfg.checkpoint.endswith('.pth')
+
+
 # -- where the teacher comes from -------------------------------------------
+
+
+@pytest.mark.parametrize('folder', [None, 'weights'])
+def test_pretrained_beside_a_reference_needs_a_checkpoint(
+    folder: str | None, tmp_path: Path
+) -> None:
+    teacher = dict(cfg_path=str(own_config(tmp_path)), pretrained=True)
+    if folder is None:
+        with pytest.raises(ValueError, match='which weights; name their file'):
+            build(teacher=teacher)
+        return
+    path = saved(tmp_path, teacher_weights(vit_config()))
+    assert build(teacher=teacher, teacher_ckpt=path) is not None
+
+
+def test_margins_of_overhauled_features_are_the_teachers() -> None:
+    """MMRazor's algorithm for them computes these; this one must too."""
+    distiller = dict(
+        type='OFDDistiller',
+        student_recorders=dict(bn=recorder('backbone.layer2.0.bn1')),
+        teacher_recorders=dict(bn=recorder('backbone.layer2.0.bn1')),
+        connectors=dict(
+            student=dict(
+                type='ConvModuleConnector',
+                in_channel=32,
+                out_channel=32,
+                norm_cfg=dict(type='BN'),
+                act_cfg=None,
+            ),
+            teacher=dict(type='OFDTeacherConnector'),
+        ),
+        distill_losses=dict(loss_ofd=dict(type='OFDLoss')),
+        loss_forward_mappings=dict(
+            loss_ofd=dict(
+                s_feature=dict(
+                    from_student=True, recorder='bn', connector='student'
+                ),
+                t_feature=dict(
+                    from_student=False, recorder='bn', connector='teacher'
+                ),
+            )
+        ),
+    )
+    cfg = dict(architecture=cnn_config(), teacher=cnn_config())
+    model = build(**cfg, distiller=distiller)
+
+    theirs = MODELS.build(
+        dict(
+            _scope_='mmrazor',
+            type='OverhaulFeatureDistillation',
+            **copy.deepcopy(cfg),
+            distiller=copy.deepcopy(distiller),
+        )
+    )
+    theirs.load_state_dict(model.state_dict(), strict=False)
+    theirs.teacher.load_state_dict(model.teacher.state_dict())
+    theirs.distiller.init_ofd_connectors(theirs.teacher)
+    for network in (theirs.student, theirs.teacher):
+        compat.disable_inplace(network)  # it misses some
+    theirs.train()
+    data = batch()
+    torch.testing.assert_close(
+        losses_of(model, *data)['distill.loss_ofd'],
+        losses_of(theirs, *data)['distill.loss_ofd'],
+    )
 
 
 def own_config(folder: Path) -> Path:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,8 @@ from mmrazor.models.architectures.connectors.base_connector import (
 )
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
+
+from serkd_mm.models.distillers import fixed_connectors
 
 from .builders import (
     CLASSES,
@@ -570,7 +572,9 @@ def test_a_module_that_is_exchanged_is_recorded_too() -> None:
         torch.testing.assert_close(actual[name], expected[name])
 
 
-def test_a_connector_of_the_teacher_alone_is_a_fixed_function() -> None:
+def test_a_connector_of_the_teacher_alone_is_a_fixed_function(
+    logged: Callable,
+) -> None:
     """What an image is to learn depends on no other one of its batch."""
     distiller = cnn_distiller(stride=1)
     for side in ('student', 'teacher'):
@@ -592,17 +596,88 @@ def test_a_connector_of_the_teacher_alone_is_a_fixed_function() -> None:
         architecture=cnn_config(), teacher=cnn_config(), distiller=distiller
     )
     connectors = model.distiller.connectors
-
-    losses_of(model)
-
     norms = {
         side: connectors[f'{side}_superpixels'].conv_module.bn
         for side in ('student', 'teacher')
     }
-    assert norms['student'].num_batches_tracked == 1
-    assert norms['teacher'].num_batches_tracked == 0
+    # Which normalises nothing before it has seen a batch.
+    with pytest.raises(
+        ValueError,
+        match=r"^connector 'teacher_superpixels' \(ConvModuleConnector\) .*"
+        r'BatchNorm2d has seen no batch.*track_running_stats=False.*'
+        r"init_cfg.*type='ConfigurableDistiller'",
+    ):
+        losses_of(model)
+    norms['teacher'].num_batches_tracked += 1  # as if it were loaded
+    said = logged(fixed_connectors)
+
+    losses_of(model)
+    losses_of(model)
+
+    assert norms['student'].num_batches_tracked == 2
+    assert norms['teacher'].num_batches_tracked == 1
     assert not norms['teacher'].training
     assert norms['student'].training
+    assert len(said) == 1
+    assert 'keeps the parameters' in said[0]
+
+
+def test_a_norm_by_each_batch_needs_no_statistics() -> None:
+    """MMRazor's connector then does in eval mode what it does in training."""
+    distiller = cnn_distiller(stride=1)
+    for side in ('student', 'teacher'):
+        distiller['connectors'][f'{side}_superpixels'].insert(
+            0,
+            dict(
+                type='NormConnector',
+                in_channels=64,
+                norm_cfg=dict(
+                    type='BN', affine=False, track_running_stats=False
+                ),
+            ),
+        )
+    model = build(
+        architecture=cnn_config(), teacher=cnn_config(), distiller=distiller
+    )
+
+    assert torch.isfinite(losses_of(model)['distill.loss_distance'])
+
+
+def test_an_unknown_recorder_names_the_nearest_one() -> None:
+    distiller = distiller_config()
+    distiller['student_recorders']['tokens']['type'] = 'ModuleOutput'
+    with pytest.raises(
+        ValueError,
+        match=r"^student_recorders\.tokens\.type 'ModuleOutput' is no "
+        "recorder of MMRazor, did you mean 'ModuleOutputs'",
+    ):
+        build(distiller=distiller)
+
+
+def test_labels_are_not_recorded_from_the_teacher() -> None:
+    distiller = distiller_config(losses=('loss_kd',))
+    distiller['distill_losses']['loss_kd'] = dict(type='DKDLoss')
+    distiller['teacher_recorders']['labels'] = dict(
+        type='ModuleInputs', source='head.loss_module'
+    )
+    distiller['loss_forward_mappings']['loss_kd']['gt_labels'] = dict(
+        recorder='labels', from_student=False, data_idx=1
+    )
+    with pytest.raises(
+        RuntimeError, match='the teacher runs no loss here, so take labels'
+    ):
+        build(distiller=distiller)
+
+
+def test_an_item_that_a_connector_does_not_give_is_named() -> None:
+    distiller = distiller_config(losses=('loss_feature',))
+    mapping = distiller['loss_forward_mappings']['loss_feature']
+    mapping['preds_S']['connector_idx'] = 9
+    with pytest.raises(
+        ValueError,
+        match="connector 'student_tokens' gave 2 items, connector_idx=9",
+    ):
+        build(distiller=distiller)
 
 
 def test_a_network_itself_is_a_source() -> None:

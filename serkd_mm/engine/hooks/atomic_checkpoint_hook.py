@@ -16,11 +16,11 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ...near_names import nearest
 from ..agreement import main_process_writes
 from ..atomic_backend import remove_partial_files
 from ..checkpoints import ResumeError, choose_checkpoint, is_in
 from ..late_removals import LateRemovals
-from ..near_names import nearest
 from ..runner_parts import length_reached, validation_is_due
 
 UNWRITABLE = ('stop', 'continue')

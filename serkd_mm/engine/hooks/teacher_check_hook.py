@@ -143,6 +143,6 @@ def _obstacle(runner: Runner, model: FrozenTeacherDistill) -> str | None:
     theirs, own = (
         class_count(network) for network in (model.teacher, model.student)
     )
-    if theirs != own:
+    if None not in (theirs, own) and theirs != own:
         return f'it has {theirs} classes, the student {own}'
     return None

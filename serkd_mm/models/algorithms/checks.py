@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import math
 from collections.abc import Iterator
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.logging import print_log
-from mmpretrain.models.classifiers import BaseClassifier
+from mmpretrain.models.classifiers import BaseClassifier, ImageClassifier
 from mmpretrain.structures import DataSample
+from mmrazor.registry import MODELS
 from torch import nn
 
+from ...near_names import asserted
 from ...ops import without_kernels
 from ..connectors import TokenMap, VisualTokens
 from ..connectors.token_map import grid_like, is_grid_of
@@ -44,6 +47,38 @@ def check_parts(**parts: Any) -> None:
                 f'model.{name} must be a config or a built module, got '
                 f'{type(part).__name__} {part!r}'
             )
+
+
+def check_preprocessor(network: dict) -> None:
+    """Refuse a preprocessor that MMPretrain's classifiers cannot build.
+
+    Args:
+        network: Config of a student.
+
+    Raises:
+        TypeError: If its preprocessor takes no batch augmentations.
+    """
+    given = network.get('data_preprocessor')
+    if not (isinstance(given, dict) and given.get('type')):
+        return
+    kinds = (network.get('type'), given['type'])
+    with MODELS.switch_scope_and_registry(network.get('_scope_')) as registry:
+        classifier, kind = (
+            registry.get(k) if isinstance(k, str) else k for k in kinds
+        )
+    if not (isinstance(classifier, type) and isinstance(kind, type)):
+        return  # whoever builds it says so
+    arguments = inspect.signature(kind).parameters.values()
+    if issubclass(classifier, ImageClassifier) and not any(
+        a.name == 'batch_augments' or a.kind is a.VAR_KEYWORD
+        for a in arguments
+    ):
+        raise TypeError(
+            f'data_preprocessor.type={kind.__name__!r} takes no '
+            f'batch_augments, which {classifier.__name__} hands to it; write '
+            "type='ClsDataPreprocessor' with the same mean and std, and "
+            'to_rgb in the place of bgr_to_rgb'
+        )
 
 
 def warn_of_idle_dist_head(algorithm: FrozenTeacherDistill) -> None:
@@ -140,7 +175,8 @@ def dry_run(
     """
     networks = (algorithm.student, algorithm.teacher)
     if input_size is None:
-        sizes = (getattr(n.backbone, 'img_size', None) for n in networks)
+        backbones = (getattr(n, 'backbone', None) for n in networks)
+        sizes = (getattr(b, 'img_size', None) for b in backbones)
         input_size = next((size for size in sizes if size), 0)
     places = {(p.device, p.dtype) for n in networks for p in n.parameters()}
     classifier = isinstance(algorithm.student, BaseClassifier)
@@ -178,14 +214,19 @@ def dry_run(
             stack.enter_context(without_kernels())
         for name, network in zip(('architecture', 'teacher'), networks):
             stack.enter_context(head_widths_named(f'model.{name}', network))
+        # Connectors and losses of others may draw some.
+        accelerators = [device] if device.type == 'cuda' else []
+        stack.enter_context(torch.random.fork_rng(accelerators))
         try:
             algorithm.loss(images, samples)
-        except (AttributeError, KeyError) as error:
-            if type(samples[0]).__name__ not in str(error):
+        except (AssertionError, AttributeError, KeyError) as error:
+            said = asserted(error) or str(error.args[0])
+            asserts = isinstance(error, AssertionError)
+            if not asserts and type(samples[0]).__name__ not in said:
                 raise
             raise type(error)(
-                f'{error.args[0]}; before data is read, all losses are tried '
-                'on made-up samples that have a label and nothing else: set '
+                f'{said}; before data is read, all losses are tried on '
+                'made-up samples that have a label and nothing else: set '
                 'model.input_size=0 to leave that out'
             ) from error
 
@@ -242,5 +283,6 @@ def check_learner(algorithm: FrozenTeacherDistill) -> None:
         f'nothing would be trained: {cause}, and no loss or connector of '
         'student records has parameters; connectors of teacher records alone '
         "stay as they are here, so train those, such as MMRazor's "
-        'Paraphraser, with mmrazor.SingleTeacherDistill'
+        "Paraphraser, with model.type='mmrazor.SingleTeacherDistill' and "
+        "model.distiller.type='ConfigurableDistiller'"
     )

@@ -152,7 +152,6 @@ def compared_classes(
             record['from_student']: record
             for record in mapping.values()
             if _is_logits(distiller, record, student, teacher)
-            and not record.get('connector')
         }
         if len(sides) == 2:
             return sides
@@ -183,7 +182,12 @@ def _is_logits(
     student: nn.Module,
     teacher: nn.Module,
 ) -> bool:
-    """Whether a mapped argument is what a head says of its classes."""
+    """Whether a mapped argument is what a head says of its classes.
+
+    What a connector makes of that is another thing.
+    """
+    if record.get('connector'):
+        return False
     side, network = 'teacher', teacher
     if record['from_student']:
         side, network = 'student', student

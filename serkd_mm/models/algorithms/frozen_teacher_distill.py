@@ -10,18 +10,21 @@ import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmrazor.models.algorithms import SingleTeacherDistill
+from mmrazor.models.distillers import OFDDistiller
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor
 
 from ... import compat
 from ..distillers import SeRKDDistiller
+from ..from_config import student_network
 from ..heads import DeiTDistillHead
 from ..heads.check_head import check_head
 from .checks import (
     check_batch_augments,
     check_learner,
     check_parts,
+    check_preprocessor,
     check_weights,
     dry_run,
     warn_of_idle_dist_head,
@@ -155,19 +158,16 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         check_teacher_source(teacher_ckpt, allow_random_teacher)
         self._owns_teacher = True
         self.teacher_ckpt = teacher_ckpt
-        if isinstance(architecture, dict) and data_preprocessor is not None:
-            architecture = copy.copy(architecture)
-            # A copy: building writes the batch augmentations into it.
-            architecture.setdefault(
-                'data_preprocessor', copy.copy(data_preprocessor)
-            )
+        if isinstance(architecture, dict):
+            architecture = student_network(architecture, data_preprocessor)
+            check_preprocessor(architecture)
             data_preprocessor = None
         if getattr(architecture, 'data_preprocessor', None) is not None:
             # A built student has its own.
             data_preprocessor = None
         super().__init__(
             distiller=distiller,
-            teacher=build_teacher(teacher),
+            teacher=build_teacher(teacher, teacher_ckpt),
             architecture=architecture,
             data_preprocessor=data_preprocessor,
             **kwargs,
@@ -187,6 +187,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 self.teacher, teacher_ckpt, teacher_revise_keys
             )
         self.teacher.eval()
+        if isinstance(self.distiller, OFDDistiller):
+            # Its margins are of the teacher's batch norms.
+            self.distiller.init_ofd_connectors(self.teacher)
         if channels_last:
             keep_channels_last(self)  # which the teacher is no part of
             if not teacher_shard:

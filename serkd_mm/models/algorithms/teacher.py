@@ -24,7 +24,9 @@ class TeacherWeightsError(ValueError):
     """A teacher without weights, or with those of another network."""
 
 
-def build_teacher(teacher: BaseModel | dict) -> BaseModel:
+def build_teacher(
+    teacher: BaseModel | dict, teacher_ckpt: str | None = None
+) -> BaseModel:
     """Build a teacher from what a config says about it.
 
     Args:
@@ -32,13 +34,16 @@ def build_teacher(teacher: BaseModel | dict) -> BaseModel:
             the model of a config of an installed package (MMRazor's form),
             ``dict(cfg_path='path/config.py')`` for the model of a config
             file of one's own, or a built model.
+        teacher_ckpt: The checkpoint that it will get, which makes MMRazor's
+            ``pretrained=True`` beside ``cfg_path`` idle.
 
     Returns:
         The model, with random weights unless it came built.
 
     Raises:
         FileNotFoundError: If the config file does not exist.
-        ValueError: If ``cfg_path`` comes with other keys.
+        ValueError: If ``cfg_path`` comes with other keys, or with
+            ``pretrained=True`` and no checkpoint.
     """
     if not isinstance(teacher, dict):
         return teacher
@@ -46,11 +51,16 @@ def build_teacher(teacher: BaseModel | dict) -> BaseModel:
     if path is None:
         return MODELS.build(teacher)
     unknown = set(teacher) - {'cfg_path', 'pretrained'}
-    if unknown or teacher.get('pretrained'):
+    if unknown:
         raise ValueError(
             f'teacher=dict(cfg_path={path!r}) takes nothing else, got '
-            f'{sorted(set(teacher) - {"cfg_path"})}; weights come from '
-            'teacher_ckpt, and changes to the model from a config of your own'
+            f'{sorted(unknown)}; changes to the model come from a config of '
+            'your own'
+        )
+    if teacher.get('pretrained') and teacher_ckpt is None:
+        raise ValueError(
+            f'teacher=dict(cfg_path={path!r}, pretrained=True) leaves open '
+            'which weights; name their file or URL in model.teacher_ckpt'
         )
     if '::' not in path and not osp.isfile(path):
         raise FileNotFoundError(
@@ -153,6 +163,16 @@ def load_teacher_weights(
         ]
         unexpected = list(result.unexpected_keys)
     if shapes or missing or unexpected:
+        cure = (
+            'use the model.teacher config that this checkpoint was trained '
+            'with, or rename its keys with model.teacher_revise_keys'
+        )
+        if any(key.startswith('architecture.') for key in unexpected):
+            cure = (
+                'it is of a distillation or another algorithm of MMRazor; '
+                'write its student alone with tools/export_student.py, and '
+                'name that file'
+            )
         raise TeacherWeightsError(
             f'teacher_ckpt {teacher_ckpt!r} does not fit the teacher '
             f'({type(teacher).__name__} with '
@@ -160,8 +180,7 @@ def load_teacher_weights(
             f'{_first("missing keys", missing)}'
             f'{_first("unexpected keys", unexpected)}'
             f'{_first("other shapes", shapes)}'
-            'use the model.teacher config that this checkpoint was trained '
-            'with, or rename its keys with model.teacher_revise_keys'
+            f'{cure}'
         )
     print_log(f'Teacher weights loaded from {teacher_ckpt}', logger='current')
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from inspect import Parameter, signature
 from typing import Any
 
+from mmrazor.registry import TASK_UTILS
 from torch import nn
 
 # Arguments of ConfigurableDistiller.get_record, and their types.
@@ -26,6 +27,8 @@ BLOCKS = (
     'connectors',
     'distill_losses',
 )
+# What MMRazor adds to the types of recorders.
+_RECORDER = 'Recorder'
 
 
 def check_blocks(blocks: Mapping[str, Any]) -> None:
@@ -37,7 +40,8 @@ def check_blocks(blocks: Mapping[str, Any]) -> None:
     Raises:
         TypeError: If an argument is no dict of dicts, for connectors of dicts
             and lists of dicts.
-        ValueError: If one of these has no ``type``.
+        ValueError: If one of these has no ``type``, or a recorder one that
+            there is not.
     """
     for key in BLOCKS:
         entries = blocks.get(key)
@@ -53,6 +57,19 @@ def check_blocks(blocks: Mapping[str, Any]) -> None:
                         f"{key}.{name} lacks 'type', the name of a registered "
                         f'class, got {part}'
                     )
+                if key.endswith('recorders'):
+                    _check_recorder(f'{key}.{name}.type', part['type'])
+
+
+def _check_recorder(key: str, kind: Any) -> None:
+    known = [
+        name.removesuffix(_RECORDER)
+        for name in TASK_UTILS.module_dict
+        if name.endswith(_RECORDER)
+    ]
+    if TASK_UTILS.get(f'{kind}{_RECORDER}') is None:
+        unknown = _unknown('no recorder of MMRazor', kind, known)
+        raise ValueError(f'{key} {unknown}')
 
 
 def check_mappings(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ...functional.scale import at_least_float32
 from .. import losses
 from .check_mappings import check_blocks, check_mappings
+from .fixed_connectors import check_fixed
 from .record_checks import RecordVersions, check_sources, is_detached
 
 # They take half precision as it comes, whose rounding they know of.
@@ -37,8 +38,10 @@ class SeRKDDistiller(ConfigurableDistiller):
     packages that have no parameters are computed in float32 with autocast
     off: MMRazor's take a softmax of bfloat16 logits in bfloat16 on CPUs, which
     leaves little of a small divergence. Connectors that
-    only teacher records pass through keep their initial parameters, which are
-    excluded from training, and are always in eval mode.
+    only teacher records pass through keep the parameters that they are
+    initialised with or that a checkpoint has for them, and are always in eval
+    mode. The first training step says which have any, and refuses a batch norm
+    of them that has seen no batch: it would pass records through as they are.
 
     Args:
         kwargs: Arguments of :class:`mmrazor.ConfigurableDistiller`.
@@ -53,6 +56,7 @@ class SeRKDDistiller(ConfigurableDistiller):
         check_blocks(kwargs)
         super().__init__(**kwargs)
         self._connected: dict[tuple, Any] | None = None
+        self._checked_fixed = False
         self._versions = RecordVersions()
         # While the student runs for losses that are to train it.
         self.student_learns = False
@@ -63,7 +67,7 @@ class SeRKDDistiller(ConfigurableDistiller):
                 'loss_forward_mappings, so they would never be computed; map '
                 'their arguments to recorders or remove them'
             )
-        for connector in self._fixed_connectors():
+        for connector in self._fixed_connectors().values():
             connector.requires_grad_(False)
 
     def _check_loss_forward_mappings(
@@ -144,6 +148,9 @@ class SeRKDDistiller(ConfigurableDistiller):
         Returns:
             One scalar per entry of ``loss_forward_mappings``.
         """
+        if self.training and not self._checked_fixed:
+            check_fixed(self._fixed_connectors())
+            self._checked_fixed = True
         self._connected = {}
         computed = {}
         try:
@@ -210,7 +217,15 @@ class SeRKDDistiller(ConfigurableDistiller):
                     _begin_with(title, error)
                     raise
         record = cached[key]
-        return record if connector_idx is None else record[connector_idx]
+        if connector_idx is None:
+            return record
+        try:
+            return record[connector_idx]
+        except IndexError:
+            raise ValueError(
+                f'connector {connector!r} gave {len(record)} items, '
+                f'connector_idx={connector_idx} is none of them'
+            ) from None
 
     def _recorder(self, name: str, from_student: bool) -> BaseRecorder:
         if from_student:
@@ -234,10 +249,15 @@ class SeRKDDistiller(ConfigurableDistiller):
         name = self._recorder_title(recorder, from_student)
         count = len(source.data_buffer)
         if record_idx >= count:
+            cure = f'name a source in {side}_recorders that the {side} runs'
+            if 'loss_module' in source.source and not from_student:
+                cure = (
+                    'the teacher runs no loss here, so take labels from the '
+                    "student's 'head.loss_module'"
+                )
             raise RuntimeError(
                 f'{name} recorded {count} outputs in this forward, record_idx='
-                f'{record_idx} needs {record_idx + 1}; name a source in '
-                f'{side}_recorders that the {side} runs'
+                f'{record_idx} needs {record_idx + 1}; {cure}'
             )
         if self._versions.differ(source, record_idx, data_idx):
             raise RuntimeError(
@@ -269,11 +289,11 @@ class SeRKDDistiller(ConfigurableDistiller):
         teacher.
         """
         super().train(mode)
-        for connector in self._fixed_connectors():
+        for connector in self._fixed_connectors().values():
             connector.eval()
         return self
 
-    def _fixed_connectors(self) -> list[nn.Module]:
+    def _fixed_connectors(self) -> dict[str, nn.Module]:
         """The connectors that no student record passes through."""
         of_student = {
             record.get('connector')
@@ -281,11 +301,11 @@ class SeRKDDistiller(ConfigurableDistiller):
             for record in mapping.values()
             if record['from_student']
         }
-        return [
-            connector
+        return {
+            name: connector
             for name, connector in self.connectors.items()
             if name not in of_student
-        ]
+        }
 
 
 def _compute(loss: nn.Module, arguments: dict[str, Any]) -> Tensor:

@@ -236,6 +236,18 @@ def test_what_cannot_be_checked_is_said(
     assert runner.iter == 4
 
 
+def test_a_teacher_that_does_not_say_its_classes_is_checked(
+    tmp_path: Path,
+) -> None:
+    """As MMPretrain's wrapper of timm's networks, which has no head."""
+    model = build(distiller=distiller_config(('loss_feature',)))
+    del model.teacher.head.num_classes
+
+    check(tmp_path, model, hook=dict(min_top1=90), **validation(images(4)))
+
+    assert 'WARNING - The teacher on all 4 validation' in log(tmp_path)
+
+
 def test_a_model_without_teacher_is_no_concern(tmp_path: Path) -> None:
     student = MODELS.build(student_config())
 
