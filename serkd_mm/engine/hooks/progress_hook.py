@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import sys
+import weakref
 from typing import Any
 
 from mmengine.dist import is_main_process
@@ -19,6 +21,21 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+_hooks: weakref.WeakSet[ProgressHook] = weakref.WeakSet()
+
+
+def _leave_the_bar_to_the_parent() -> None:
+    """Let a forked process, as of a data loader, write past the bar.
+
+    The bar's lock may have been held when it was forked, for ever then.
+    """
+    for hook in _hooks:
+        hook.give_streams_back()
+
+
+if hasattr(os, 'register_at_fork'):  # which Windows has not
+    os.register_at_fork(after_in_child=_leave_the_bar_to_the_parent)
 
 
 @HOOKS.register_module()
@@ -40,6 +57,7 @@ class ProgressHook(Hook):
         self._console = console or Console()
         self._progress: Progress | None = None
         self._streams: list[tuple[logging.StreamHandler, Any]] = []
+        self._standard: tuple[Any, Any] | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Show the bar, with the log above it."""
@@ -55,7 +73,9 @@ class ProgressHook(Hook):
             TextColumn('{task.fields[state]}'),
             console=self._console,
         )
+        self._standard = sys.stdout, sys.stderr
         self._progress.start()
+        _hooks.add(self)
         # An exception ends the run without after_run, the cursor hidden.
         atexit.register(self._stop)
         self._task = self._progress.add_task(
@@ -108,6 +128,15 @@ class ProgressHook(Hook):
         self._progress.stop()
         self._progress = None
         atexit.unregister(self._stop)
+        self.give_streams_back()
+
+    def give_streams_back(self) -> None:
+        """Let this process write where it wrote before the bar."""
+        if self._standard is None:
+            return
+        sys.stdout, sys.stderr = self._standard
+        self._standard = None
         for handler, stream in self._streams:
-            handler.setStream(stream)
+            handler.stream = stream  # without a flush, which asks the bar
         self._streams.clear()
+        _hooks.discard(self)

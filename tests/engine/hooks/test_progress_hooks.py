@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,6 +217,25 @@ def test_a_terminal_gets_a_bar_below_the_log(logger: logging.Logger) -> None:
     assert '123 images/s, loss 4.5' in shown
     assert 'a line of the log' in shown
     assert logger.handlers[0].stream is sys.__stdout__
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs os.fork')
+def test_a_forked_process_writes_past_the_bar(logger: logging.Logger) -> None:
+    """Whose lock its parent's bar may hold at the fork, here for sure."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    hook, runner = ProgressHook(console), fake_runner(logger)
+    before = sys.stdout, sys.stderr
+    hook.before_train(runner)
+    with console._lock:
+        child = os.fork()
+        if not child:
+            given_back = (sys.stdout, sys.stderr) == before
+            handler = logger.handlers[0].stream is sys.__stdout__
+            os._exit(0 if given_back and handler else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert sys.stdout is not before[0]  # the parent's bar goes on
+    hook.after_train(runner)
+    assert (sys.stdout, sys.stderr) == before
 
 
 def test_a_file_gets_no_bar(logger: logging.Logger) -> None:
