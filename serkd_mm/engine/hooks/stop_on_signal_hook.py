@@ -5,7 +5,9 @@ import functools
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -60,7 +62,8 @@ class StopOnSignalHook(Hook):
         #: Number of the signal that this process received, 0 for none.
         self.received = 0
         self._previous: dict[signal.Signals, Any] = {}
-        self._training = self._averaged = False
+        self._runner: Callable[[], Runner | None] = lambda: None
+        self._training = self._averaged = self._stopped = False
         self._batches = 0
 
     def before_run(self, runner: Runner) -> None:
@@ -84,7 +87,8 @@ class StopOnSignalHook(Hook):
                 'signals: no checkpoint will be written before it is ended'
             )
             return
-        self.received, self._training = 0, True
+        self.received, self._training, self._stopped = 0, True, False
+        self._runner = weakref.ref(runner)
         self._previous = {
             number: signal.signal(number, self._receive)
             for number in self.signals
@@ -93,6 +97,9 @@ class StopOnSignalHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Hand the signals back."""
         self._training = False
+        self._hand_back()
+
+    def _hand_back(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
 
@@ -142,8 +149,22 @@ class StopOnSignalHook(Hook):
             # MMPretrain's hook may validate the trained weights after them.
             self._averaged = False
 
-    def _receive(self, number: int, frame: Any) -> None:
-        self.received = number
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._stopped or self._trains(frame):
+            self.received = number
+            return
+        # An error has ended the training, and there was no after_train.
+        self._hand_back()
+        os.kill(os.getpid(), number)
+
+    def _trains(self, frame: FrameType | None) -> bool:
+        """Whether a method of the runner is on this stack."""
+        runner = self._runner()
+        while frame is not None and runner is not None:
+            if frame.f_locals.get('self') is runner:
+                return True
+            frame = frame.f_back
+        return False
 
     def _agreed(self) -> int:
         """The signal that any process received, the same on all."""
@@ -160,6 +181,7 @@ class StopOnSignalHook(Hook):
         self, runner: Runner, number: int, epoch: int, done: int
     ) -> None:
         """Save after ``epoch`` epochs and ``done`` iterations, and exit."""
+        self._stopped = True
         name, code = signal.Signals(number).name, 128 + number
         folder = runner.work_dir
         path = join_path(folder, FILENAME)

@@ -243,6 +243,25 @@ def test_a_run_that_ends_hands_the_signals_back(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_run_that_fails_does_not_swallow_signals(tmp_path: Path) -> None:
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    runner = build_runner(tmp_path, HOOKS, custom_hooks=[Raise()])
+    with pytest.raises(ZeroDivisionError):
+        runner.train()
+
+    os.kill(os.getpid(), signal.SIGTERM)
+
+    assert received == [signal.SIGTERM]
+    hook = next(h for h in runner.hooks if isinstance(h, StopOnSignalHook))
+    assert not hook.received
+
+
+class Raise(Hook):
+    def after_train_iter(self, runner: Any, *args: Any, **kw: Any) -> None:
+        raise ZeroDivisionError
+
+
 def test_a_second_run_starts_anew(tmp_path: Path) -> None:
     interrupt(tmp_path, 1)
     assert resume(tmp_path).iter == EPOCHS * STEPS
