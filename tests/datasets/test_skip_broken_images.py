@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,47 @@ def test_every_epoch_says_what_was_replaced(
     assert text.count(str(paths[1])) == text.count(str(paths[6])) == 1
     counts = [s['replaced_images'] for s in scalars if 'replaced_images' in s]
     assert counts == [2, 2]
+
+
+def test_a_training_in_iterations_says_it_after_every_pass(
+    tmp_path: Path,
+) -> None:
+    paths = write_folder(tmp_path / 'train')
+    paths[1].write_bytes(b'')
+    cfg = run_config(
+        tmp_path,
+        type='SkipBrokenImages',
+        dataset=folder_config(tmp_path / 'train'),
+    )
+    cfg.train_cfg = dict(by_epoch=False, max_iters=5)  # two batches a pass
+
+    train(cfg)
+
+    text, scalars = logs(tmp_path)
+    said = 'images were broken and replaced by the next of the dataset'
+    assert f'Iter(train) [2]: 1 of 8 {said}; new ones: {paths[1]} by' in text
+    assert f'Iter(train) [4]: 1 of 8 {said}\n' in text
+    assert re.search(rf'Iter\(train\) \[5\]: [01] of 4 {said}', text)
+    counts = [s['replaced_images'] for s in scalars if 'replaced_images' in s]
+    assert counts[:2] == [1, 1]
+    assert len(counts) == 3
+
+
+def test_a_resumed_epoch_says_of_which_part_it_speaks(tmp_path: Path) -> None:
+    write_folder(tmp_path / 'train')
+    runner = build_runner(
+        run_config(
+            tmp_path,
+            type='SkipBrokenImages',
+            dataset=folder_config(tmp_path / 'train'),
+        )
+    )
+    runner.train_loop._iter = 1  # as exact resuming has it
+    runner.train()
+
+    text = logs(tmp_path)[0]
+    assert '[1]: 0 of 8 images since iteration 1 were broken' in text
+    assert '[2]: 0 of 8 images since iteration 3 were broken' in text
 
 
 def test_an_epoch_without_broken_images_says_so(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ...datasets import SkipBrokenImages
 
@@ -19,7 +19,9 @@ class BrokenImagesHook(Hook):
     Counts what :class:`serkd_mm.datasets.SkipBrokenImages` replaced in the
     batches that were trained on, over all workers and ranks, and names every
     file once. The count goes to the log and, as ``replaced_images``, to the
-    visualizer. Does nothing for other datasets.
+    visualizer. Trainings in iterations have it after every pass over the
+    data; an epoch in which a run was resumed has it of the batches since then.
+    Does nothing for other datasets.
 
     Raises:
         ValueError: If validation would skip images: its metric would be that
@@ -30,6 +32,7 @@ class BrokenImagesHook(Hook):
         self._images = 0
         self._replaced: list[tuple[str, str, str]] = []
         self._named: set[str] = set()
+        self._part = ''
 
     def before_train(self, runner: Runner) -> None:
         """Refuse a validation set that would not be the whole one."""
@@ -42,8 +45,9 @@ class BrokenImagesHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Start counting."""
-        self._images = 0
-        self._replaced = []
+        self._images, self._replaced, self._part = 0, [], ''
+        if _skips(runner.train_dataloader.dataset) and _rest(runner):
+            self._part = f' since iteration {runner.iter}'
 
     def after_train_iter(
         self,
@@ -62,11 +66,20 @@ class BrokenImagesHook(Hook):
             for sample in samples
             if 'replaces' in sample
         ]
+        if _by_iteration(runner) and not _rest(runner, runner.iter + 1):
+            self._report(runner, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Log the count over all ranks."""
         if not _skips(runner.train_dataloader.dataset):
             return
+        if not _by_iteration(runner):
+            self._report(runner, runner.epoch + 1)
+        elif _rest(runner):
+            self._report(runner, runner.iter)
+
+    def _report(self, runner: Runner, step: int) -> None:
+        name = 'Iter' if _by_iteration(runner) else 'Epoch'
         counts = dist.all_gather_object((self._images, self._replaced))
         images = sum(count for count, _ in counts)
         replaced = sorted(found for _, ranks in counts for found in ranks)
@@ -79,13 +92,31 @@ class BrokenImagesHook(Hook):
         self._named.update(new)
         runner.logger.log(
             logging.WARNING if replaced else logging.INFO,
-            f'Epoch(train) [{runner.epoch + 1}]: {len(replaced)} of {images} '
-            'images were broken and replaced by the next of the dataset'
+            f'{name}(train) [{step}]: {len(replaced)} of {images} '
+            f'images{self._part} were broken and replaced by the next of the '
+            'dataset'
             + (f'; new ones: {", ".join(new.values())}' if new else ''),
         )
         runner.visualizer.add_scalar(
-            'replaced_images', len(replaced), step=runner.epoch + 1
+            'replaced_images', len(replaced), step=step
         )
+        self._images, self._replaced, self._part = 0, [], ''
+
+
+def _by_iteration(runner: Runner) -> bool:
+    """Whether the whole training is one epoch to the hooks."""
+    return isinstance(runner.train_loop, IterBasedTrainLoop)
+
+
+def _rest(runner: Runner, done: int | None = None) -> int:
+    """Batches of the last pass over the data if that is not complete.
+
+    Args:
+        runner: Runner of the training.
+        done: Batches so far, those of the runner by default.
+    """
+    done = runner.iter if done is None else done
+    return done % len(runner.train_dataloader)
 
 
 def _skips(dataset: Any) -> bool:
