@@ -193,7 +193,11 @@ def _hash_of(file: Path) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _read_hash(file: Path, *version: int) -> Any:
-    return hashlib.sha256(file.read_bytes())
+    digest = hashlib.sha256()
+    with file.open('rb') as opened:
+        for block in iter(lambda: opened.read(1 << 20), b''):
+            digest.update(block)
+    return digest
 
 
 def config_text(cfg: Config) -> str:
@@ -225,16 +229,23 @@ def _reason(lines: Sequence[str]) -> str:
 
 
 def finished_curve(
-    folder: Path, code: int, max_epochs: int | None
+    folder: Path, code: int, max_epochs: int | None, begun: int = 0
 ) -> list[tuple[int, float]]:
     """Validations of a training that ran to its end.
+
+    Args:
+        folder: Folder of the run.
+        code: Exit status of the training.
+        max_epochs: Its epochs; None where it may end before.
+        begun: Length of the log in bytes when this attempt began.
 
     Raises:
         RunError: If it did not.
     """
     log = folder / LOG
     if code:
-        lines = log.read_text(errors='replace').rstrip().splitlines()
+        said = log.read_bytes()[begun:].decode(errors='replace')
+        lines = said.rstrip().splitlines()
         raise RunError(f'exit status {code}: {_reason(lines)} (see {log})')
     curve = read_curve(folder)
     if not curve or curve[-1][0] != (max_epochs or curve[-1][0]):

@@ -16,6 +16,7 @@ import torch
 
 from ..benchmarks.measure import Options
 from ..benchmarks.report import environment
+from ..engine.config_checks import hook_path
 from .difference import why_other
 from .process import Launcher, RunError, lock
 from .runs import (
@@ -195,15 +196,17 @@ class Sweep:
         record = self._record(run, digest, teacher, resume)
         run.write_record(record)
         command = self.launcher.command(config, resume)
-        started = time.perf_counter()
-        code = self.launcher.call(command, run.folder / LOG, slot, held)
+        log, started = run.folder / LOG, time.perf_counter()
+        begun = log.stat().st_size if log.exists() else 0
+        code = self.launcher.call(command, log, slot, held)
         record['seconds'] = round(time.perf_counter() - started, 3)
         if self._stopped.is_set():
             raise RunError('interrupted')
         try:
-            curve = finished_curve(
-                run.folder, code, cfg.train_cfg.get('max_epochs')
-            )
+            epochs = cfg.train_cfg.get('max_epochs')
+            if hook_path(cfg, 'EarlyStoppingHook'):
+                epochs = None
+            curve = finished_curve(run.folder, code, epochs, begun)
         except RunError as error:
             run.write_record({**record, 'status': FAILED, 'error': str(error)})
             raise

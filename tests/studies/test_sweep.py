@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sys
@@ -313,6 +314,33 @@ def test_a_training_that_stops_early_is_no_result(tmp_path: Path) -> None:
     assert 'no top-1 of epoch 2: validated after epochs [1]' in str(failures)
 
 
+def test_a_training_may_stop_early_where_its_config_says_so(
+    tmp_path: Path,
+) -> None:
+    early = [dict(type='EarlyStoppingHook', monitor='accuracy/top1')]
+    write_config(tmp_path, 'a', top1=[70.0], custom_hooks=early)
+    study = write_study(tmp_path, 'a', seeds=[0])
+
+    assert sweep(study, tmp_path) == {}
+    assert record(study, tmp_path, 'a', 0)['last'] == 70.0
+
+
+def test_the_reason_of_a_failure_is_of_the_last_attempt(
+    tmp_path: Path,
+) -> None:
+    write_config(tmp_path, 'a', needs=str(tmp_path / 'key'))
+    study = write_study(tmp_path, 'a', seeds=[0])
+    sweep(study, tmp_path)
+    log = run_of(study, tmp_path, 'a', 0).folder / 'train.log'
+    begun = log.stat().st_size
+
+    with pytest.raises(RunError, match='status -9: no output'):
+        finished_curve(log.parent, -9, None, begun)
+    failures = sweep(study, tmp_path)
+
+    assert 'it lacks' in failures['a seed 0']
+
+
 # -- teacher ----------------------------------------------------------------
 
 
@@ -393,16 +421,16 @@ def test_a_teachers_file_is_read_again_only_when_it_is_another(
 ) -> None:
     path = tmp_path / 'teacher.pth'
     path.write_text('one')
-    read, reads = Path.read_bytes, []
+    opened, reads = Path.open, []
 
-    def counted(self: Path) -> bytes:
+    def counted(self: Path, mode: str) -> Any:
         reads.append(self)
-        return read(self)
+        return opened(self, mode)
 
-    monkeypatch.setattr(Path, 'read_bytes', counted)
+    monkeypatch.setattr(Path, 'open', counted)
     first = {file_digest(str(path)) for _ in range(3)}
     assert len(reads) == len(first) == 1
-    path.write_text('other')
+    os.truncate(path, 2)
     assert file_digest(str(path)) not in first
     assert len(reads) == 2
 
