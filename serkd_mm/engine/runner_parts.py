@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.logging import HistoryBuffer
@@ -40,27 +41,32 @@ def norm_before_clipping(runner: Runner, optimizer: Optimizer) -> float:
 
     MMEngine logs it. 0 where they were not clipped by their norm.
     """
-    logged = _logged_norms(runner, optimizer)
-    return float(logged.current()) if logged else 0.0
+    for scalars, name in _norm_places(runner, optimizer):
+        return float(scalars[name].current())
+    return 0.0
 
 
 def forget_norm(runner: Runner, optimizer: Optimizer) -> None:
     """Take the norm of the update under way out of the logged means."""
-    logged = _logged_norms(runner, optimizer)
-    if logged:
+    for scalars, name in _norm_places(runner, optimizer):
+        logged = scalars[name]
         logged._log_history = logged._log_history[:-1]
         logged._count_history = logged._count_history[:-1]
+        if not len(logged._log_history):
+            del scalars[name]  # which has no mean and no current value
 
 
-def _logged_norms(
+def _norm_places(
     runner: Runner, optimizer: Optimizer
-) -> HistoryBuffer | None:
+) -> Iterator[tuple[dict[str, HistoryBuffer], str]]:
+    """Where MMEngine logs the norms of an optimizer's gradients."""
     for wrapper in _wrappers(runner):
         clips = getattr(wrapper, 'clip_grad_kwargs', None)
         if clips and wrapper.optimizer is optimizer:
             scalars = wrapper.message_hub.log_scalars
-            return scalars.get(f'train/{wrapper.grad_name}')
-    return None
+            name = f'train/{wrapper.grad_name}'
+            if name in scalars:
+                yield scalars, name
 
 
 def _wrappers(runner: Runner) -> list:

@@ -467,6 +467,28 @@ def test_a_skipped_step_leaves_no_trace(
     assert all(v.isfinite().all() for v in skipped.model.state_dict().values())
 
 
+def test_the_first_step_may_be_skipped_and_logged(tmp_path: Path) -> None:
+    """There is no norm yet that a mean could be of."""
+    run(
+        tmp_path,
+        cnn(),
+        batches(2, bad=(0,)),
+        SKIP,
+        optim_wrapper=dict(
+            optimizer=dict(type='SGD', lr=0.1), clip_grad=dict(max_norm=1.0)
+        ),
+        default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
+        log_processor=dict(mean_pattern='loss'),  # the last norm, not a mean
+        log_level='INFO',
+    )
+
+    text = ''.join(p.read_text() for p in tmp_path.glob('*/*.log'))
+    (first, last) = (x for x in text.splitlines() if 'Epoch(train)' in x)
+    assert 'grad_norm' not in first
+    assert 'grad_norm: ' in last
+    assert 'grad_norm: nan' not in last
+
+
 def test_skipped_steps_are_counted_and_kept_out_of_the_means(
     tmp_path: Path,
 ) -> None:

@@ -187,6 +187,12 @@ def test_the_hook_draws_before_while_and_after_training(
         epoch=0,
         max_epochs=5,
     )
+    for settings, said in (
+        (dict(images=0), 'images must be >= 1 or paths, got 0'),
+        (dict(interval=-1), 'interval must be >= 1 epochs, got -1; .*leave'),
+    ):
+        with pytest.raises(ValueError, match=said):
+            SuperpixelVisHook(**settings)
     hook = SuperpixelVisHook(images=3, interval=2)
     state = torch.get_rng_state()
     hook.before_train(runner)

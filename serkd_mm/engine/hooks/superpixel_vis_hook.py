@@ -48,8 +48,8 @@ class SuperpixelVisHook(Hook):
 
     Raises:
         OSError: If the file of an image cannot be read.
-        ValueError: If it holds no whole image, or the teacher is divided
-            between processes.
+        ValueError: If it holds no whole image, a number is below 1, or the
+            teacher is divided between processes.
     """
 
     priority = 'LOW'
@@ -60,6 +60,13 @@ class SuperpixelVisHook(Hook):
         interval: int = 10,
         input_size: tuple[int, int] | None = None,
     ) -> None:
+        if isinstance(images, int) and images < 1:
+            raise ValueError(f'images must be >= 1 or paths, got {images}')
+        if interval < 1:
+            raise ValueError(
+                f'interval must be >= 1 epochs, got {interval}; to draw '
+                'nothing, leave SuperpixelVisHook out'
+            )
         self._source = images
         self._interval = interval
         self._input_hw = input_size
