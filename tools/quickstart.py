@@ -90,7 +90,8 @@ def train(name: str, out: Path, epochs: int) -> dict:
     options = [f'train_cfg.max_epochs={epochs}']
     if name == 'serkd':
         options.append(
-            f'model.teacher_ckpt={checkpoint(out, "teacher", epochs)}'
+            # Quoted: commas would make a list of a path.
+            f'model.teacher_ckpt="{checkpoint(out, "teacher", epochs)}"'
         )
     configs = [config]
     if name == 'serkd':

@@ -2,10 +2,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import DictAction
+
+# One text, not a list that begins and ends with one.
+_QUOTED = re.compile(r'(["\'])((?:(?!\1).)*)\1', re.DOTALL)
 
 
 class CfgOptions(DictAction):
@@ -13,7 +17,8 @@ class CfgOptions(DictAction):
 
     Like MMEngine's action (0.10.7), which takes the spaces out of texts,
     those of paths too, and ends in a traceback where a ``=`` is missing, a
-    bracket is not closed or a list holds a dict.
+    bracket is not closed or a list holds a dict. What is in quotes is a text,
+    commas and brackets included.
     """
 
     def __call__(
@@ -29,6 +34,10 @@ class CfgOptions(DictAction):
             key, equals, text = pair.partition('=')
             if not equals:
                 parser.error(f'{option_string} takes key=value, got {pair!r}')
+            quoted = _QUOTED.fullmatch(text)
+            if quoted:
+                options[key] = quoted[2]
+                continue
             try:
                 value = self._parse_iterable(text)
             except (AssertionError, RecursionError):

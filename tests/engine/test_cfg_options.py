@@ -22,6 +22,9 @@ def parse(*arguments: str) -> dict[str, Any]:
     [
         ('my runs (2)/best epoch.pth', 'my runs (2)/best epoch.pth'),
         ('"quoted path.pth"', 'quoted path.pth'),
+        ('"a, (b/c.pth"', 'a, (b/c.pth'),
+        ("'5'", '5'),
+        ('"a","b"', ['a', 'b']),
         ('a=b', 'a=b'),
         ('0.5', 0.5),
         ('None', None),
