@@ -28,6 +28,7 @@ from ..engine.model_checks import (
     check_instance_losses,
 )
 from ..engine.optimizers import AMP_ARGUMENTS
+from ..engine.random_state import kept_random_state
 from ..engine.run_config import unscoped_type
 from ..engine.student_config import student_architecture
 from ..models.algorithms.class_checks import class_count
@@ -92,9 +93,10 @@ def check_pair(
         )
     size = options.size or input_size(cfg)
     report = PairReport(name, size, _batch_size(cfg, size, options))
-    set_random_seed(0)
     scope = cfg.model.get('_scope_') or cfg.get('default_scope', 'mmpretrain')
-    with DefaultScope.overwrite_default_scope(scope), _quietly(report):
+    scoped = DefaultScope.overwrite_default_scope(scope)
+    with scoped, kept_random_state(), _quietly(report):
+        set_random_seed(0)
         try:
             _check(cfg, options, report)
         except torch.cuda.OutOfMemoryError as error:

@@ -257,7 +257,7 @@ def _accumulated_gradients(runner: Runner) -> dict[str, Tensor]:
         )
         return {}
     return {
-        name: parameter.grad.cpu().clone()
+        name: parameter.grad.to('cpu', copy=True)
         for name, parameter in unwrapped_model(runner).named_parameters()
         if parameter.grad is not None
     }
