@@ -13,6 +13,7 @@ from .connectors import (
     TokenAligner,
     TokenMap,
     TokenResizer,
+    TokensToMaps,
     VisualTokens,
 )
 from .distillers import SeRKDDistiller
@@ -46,6 +47,7 @@ __all__ = [
     'TokenFeatureLoss',
     'TokenMap',
     'TokenResizer',
+    'TokensToMaps',
     'TorchvisionBackbone',
     'UndistilledVisionTransformer',
     'VisualTokens',

@@ -4,6 +4,7 @@ from .superpixel_tokenizer import SuperpixelTokenizer
 from .token_aligner import TokenAligner
 from .token_map import TokenMap
 from .token_resizer import TokenResizer
+from .tokens_to_maps import TokensToMaps
 from .visual_tokens import VisualTokens
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     'TokenAligner',
     'TokenMap',
     'TokenResizer',
+    'TokensToMaps',
     'VisualTokens',
 ]
