@@ -110,18 +110,16 @@ def _check(cfg: Config, options: CheckOptions, report: PairReport) -> None:
     except (TypeError, ValueError) as error:
         report.problem('config', error)
     model = cfg.model
-    student, teacher, distiller = (
-        _built(f'model.{name}', build, report)
-        for name, build in (
-            ('architecture', lambda: MODELS.build(student_architecture(cfg))),
-            (
-                'teacher',
-                lambda: build_teacher(
-                    model.teacher, model.get('teacher_ckpt')
-                ),
-            ),
-            ('distiller', lambda: MODELS.build(model.distiller)),
-        )
+    student = _built('model.architecture', report, _build_student, cfg)
+    teacher = _built(
+        'model.teacher',
+        report,
+        build_teacher,
+        model.teacher,
+        model.get('teacher_ckpt'),
+    )
+    distiller = _built(
+        'model.distiller', report, MODELS.build, model.distiller
     )
     if student is not None:
         weights = initialise(student, cfg, report)
@@ -152,9 +150,15 @@ def random_batch(
     )
 
 
-def _built(key: str, build: Callable[[], Any], report: PairReport) -> Any:
+def _build_student(cfg: Config) -> nn.Module:
+    return MODELS.build(student_architecture(cfg))
+
+
+def _built(
+    key: str, report: PairReport, build: Callable[..., Any], *arguments: Any
+) -> Any:
     try:
-        return build()
+        return build(*arguments)
     except Exception as error:
         report.problem(key, error)
         return None

@@ -430,6 +430,20 @@ def test_the_tool_prints_what_it_wrote(
     assert printed[3] == 'Logits equal those of the trained student.'
 
 
+def test_a_student_that_is_referred_to_is_written_out(cfg: Config) -> None:
+    """MMPretrain knows no reference; the run's preprocessing goes first."""
+    path = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
+    cfg.model.architecture = Config(dict(cfg_path=path))._cfg_dict
+
+    exported = student_config(cfg).model
+
+    assert exported.type == 'ImageClassifier'
+    assert exported.backbone.type == 'ResNet_CIFAR'
+    assert exported.data_preprocessor == cfg.data_preprocessor
+    assert 'cfg_path' not in exported
+    assert '_scope_' not in exported
+
+
 def test_programs_need_the_size_of_the_images(
     cfg: Config, model: torch.nn.Module
 ) -> None:

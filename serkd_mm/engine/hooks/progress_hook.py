@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+# That have drawn a bar.
 _hooks: weakref.WeakSet[ProgressHook] = weakref.WeakSet()
 
 
@@ -139,4 +140,3 @@ class ProgressHook(Hook):
         for handler, stream in self._streams:
             handler.stream = stream  # without a flush, which asks the bar
         self._streams.clear()
-        _hooks.discard(self)

@@ -220,7 +220,7 @@ def dry_run(
         try:
             algorithm.loss(images, samples)
         except (AssertionError, AttributeError, KeyError) as error:
-            said = asserted(error) or str(error.args[0])
+            said = asserted(error) or str((*error.args, '')[0])
             asserts = isinstance(error, AssertionError)
             if not asserts and type(samples[0]).__name__ not in said:
                 raise
