@@ -58,16 +58,18 @@ def check_preprocessor(network: dict) -> None:
     Raises:
         TypeError: If its preprocessor takes no batch augmentations.
     """
-    given = network.get('data_preprocessor')
+    given, scope = network.get('data_preprocessor'), network.get('_scope_')
     if not (isinstance(given, dict) and given.get('type')):
         return
+    if not isinstance(scope, (str, type(None))):
+        return  # whoever builds it says so
     kinds = (network.get('type'), given['type'])
-    with MODELS.switch_scope_and_registry(network.get('_scope_')) as registry:
+    with MODELS.switch_scope_and_registry(scope) as registry:
         classifier, kind = (
             registry.get(k) if isinstance(k, str) else k for k in kinds
         )
     if not (isinstance(classifier, type) and isinstance(kind, type)):
-        return  # whoever builds it says so
+        return  # of unknown types too
     arguments = inspect.signature(kind).parameters.values()
     if issubclass(classifier, ImageClassifier) and not any(
         a.name == 'batch_augments' or a.kind is a.VAR_KEYWORD
