@@ -407,12 +407,21 @@ def test_a_header_names_the_papers_number_and_no_other(name: str) -> None:
         assert f': {PAPER[name]} (paper' in text
     else:
         assert '(paper' not in text
-    if not name.startswith('quickstart/'):
+    if not name.startswith(('quickstart/', 'digits/')):
         assert 'not run' in text
 
 
-def test_headers_of_the_digits_name_what_the_study_measured() -> None:
-    path = CONFIGS.parent / 'resources' / 'studies' / 'digits.csv'
+@pytest.mark.parametrize(
+    ('study', 'place'),
+    [
+        ('digits', 'Top-1: {} with 2 labels per class'),
+        ('digits-5', ', {} with 5 (study digits-5).'),
+    ],
+)
+def test_headers_of_the_digits_name_what_the_studies_measured(
+    study: str, place: str
+) -> None:
+    path = CONFIGS.parent / 'resources' / 'studies' / f'{study}.csv'
     with path.open() as file:
         rows = list(csv.DictReader(file))
     table = path.with_suffix('.md').read_text()
@@ -421,7 +430,7 @@ def test_headers_of_the_digits_name_what_the_study_measured() -> None:
     for row in rows:
         mean, std = float(row['top1_mean']), float(row['top1_std'])
         text = header(f'digits/{row["experiment"]}.py')
-        assert f'Top-1: {mean:.2f} ± {std:.2f} with 2 labels' in text
+        assert place.format(f'{mean:.2f} ± {std:.2f}') in text
         named = re.findall(r'Teacher: .*, ([\d.]+\d) top-1', text)
         assert named == ([] if row['experiment'] == 'student' else teacher)
 
