@@ -1,7 +1,9 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Any, BinaryIO
 
 CONFIG_PREFIX = 'serkd_mm::'
 
@@ -13,6 +15,14 @@ def is_missing(path: str) -> bool:
         path: Path, where ``~`` is the home folder, or URL.
     """
     return '://' not in path and not Path(path).expanduser().is_file()
+
+
+def sha256_of(file: BinaryIO) -> Any:
+    """SHA-256 of what is left of a file, which may not fit into memory."""
+    digest = hashlib.sha256()
+    for block in iter(lambda: file.read(1 << 20), b''):
+        digest.update(block)
+    return digest
 
 
 def own_folder(name: str) -> Path:

@@ -10,7 +10,6 @@ that MMEngine loads.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import sys
@@ -27,6 +26,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from .. import compat
+from ..paths import sha256_of
 from .safe_globals import allow_in_torch, load_restricted
 
 # What files begin with that torch.save writes, in the old and new format.
@@ -124,9 +124,7 @@ def _verify_hash(file: BinaryIO, name: str, source: str | None = None) -> None:
     match = _HASH.search(name)
     if match is None:
         return
-    digest = hashlib.sha256()
-    for block in iter(lambda: file.read(1 << 20), b''):
-        digest.update(block)
+    digest = sha256_of(file)
     file.seek(0)
     if not digest.hexdigest().startswith(match[1]):
         raise UnsafeCheckpointError(

@@ -18,6 +18,7 @@ from mmengine.fileio import put_text
 
 from ..analysis.logs import TOP1, read_run
 from ..engine.checkpoints import latest_checkpoints
+from ..paths import sha256_of
 from .process import LOCK, RunError
 from .study import TEACHER, Experiment, Study
 
@@ -193,11 +194,8 @@ def _hash_of(file: Path) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _read_hash(file: Path, *version: int) -> Any:
-    digest = hashlib.sha256()
     with file.open('rb') as opened:
-        for block in iter(lambda: opened.read(1 << 20), b''):
-            digest.update(block)
-    return digest
+        return sha256_of(opened)
 
 
 def config_text(cfg: Config) -> str:

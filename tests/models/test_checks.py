@@ -199,24 +199,6 @@ class _WeightedHead(LinearClsHead):
         return {name: weight.mean() * value for name, value in losses.items()}
 
 
-def test_made_up_samples_say_what_they_have(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(PRETRAIN.module_dict, 'TestWeighted', _WeightedHead)
-    student = cnn_config()
-    student['head']['type'] = 'TestWeighted'
-    cfg = dict(
-        architecture=student,
-        teacher=cnn_config(),
-        distiller=cnn_distiller(1),
-    )
-    with pytest.raises(
-        AttributeError, match=r"no attribute 'weight'; .*model\.input_size=0"
-    ):
-        build(**cfg, input_size=32)
-    assert build(**cfg, input_size=0) is not None
-
-
 class _AssertingHead(LinearClsHead):
     """A head that asks for something of its samples, without a word."""
 
@@ -226,22 +208,32 @@ class _AssertingHead(LinearClsHead):
         return super().loss(feats, data_samples, **kwargs)
 
 
-def test_made_up_samples_that_a_head_refuses_can_be_left_out(
+@pytest.mark.parametrize(
+    ('head', 'error', 'said'),
+    [
+        (_WeightedHead, AttributeError, "no attribute 'weight'; "),
+        (
+            _AssertingHead,
+            AssertionError,
+            r"test_checks\.py, line .* has 'raise AssertionError'; ",
+        ),
+    ],
+)
+def test_made_up_samples_say_what_they_have(
+    head: type,
+    error: type[Exception],
+    said: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(PRETRAIN.module_dict, 'TestAsserts', _AssertingHead)
+    monkeypatch.setitem(PRETRAIN.module_dict, 'TestHead', head)
     student = cnn_config()
-    student['head']['type'] = 'TestAsserts'
+    student['head']['type'] = 'TestHead'
     cfg = dict(
         architecture=student,
         teacher=cnn_config(),
         distiller=cnn_distiller(1),
     )
-    with pytest.raises(
-        AssertionError,
-        match=r"test_checks\.py, line .* has 'raise AssertionError'; .*"
-        r'model\.input_size=0',
-    ):
+    with pytest.raises(error, match=rf'{said}.*model\.input_size=0'):
         build(**cfg, input_size=32)
     assert build(**cfg, input_size=0) is not None
 

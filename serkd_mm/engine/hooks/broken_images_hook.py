@@ -29,10 +29,12 @@ class BrokenImagesHook(Hook):
     """
 
     def __init__(self) -> None:
-        self._images = 0
-        self._replaced: list[tuple[str, str, str]] = []
         self._named: set[str] = set()
-        self._part = ''
+        self._count_anew()
+
+    def _count_anew(self, part: str = '') -> None:
+        self._images, self._part = 0, part
+        self._replaced: list[tuple[str, str, str]] = []
 
     def before_train(self, runner: Runner) -> None:
         """Refuse a validation set that would not be the whole one."""
@@ -45,9 +47,9 @@ class BrokenImagesHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Start counting."""
-        self._images, self._replaced, self._part = 0, [], ''
-        if _skips(runner.train_dataloader.dataset) and _rest(runner):
-            self._part = f' since iteration {runner.iter}'
+        skips = _skips(runner.train_dataloader.dataset)
+        resumed = skips and _rest(runner)
+        self._count_anew(f' since iteration {runner.iter}' if resumed else '')
 
     def after_train_iter(
         self,
@@ -100,7 +102,7 @@ class BrokenImagesHook(Hook):
         runner.visualizer.add_scalar(
             'replaced_images', len(replaced), step=step
         )
-        self._images, self._replaced, self._part = 0, [], ''
+        self._count_anew()
 
 
 def _by_iteration(runner: Runner) -> bool:
