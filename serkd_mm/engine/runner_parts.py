@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from mmengine.logging import HistoryBuffer
@@ -41,32 +40,35 @@ def norm_before_clipping(runner: Runner, optimizer: Optimizer) -> float:
 
     MMEngine logs it. 0 where they were not clipped by their norm.
     """
-    for scalars, name in _norm_places(runner, optimizer):
-        return float(scalars[name].current())
-    return 0.0
+    scalars, name = _logged_norm(runner, optimizer)
+    return float(scalars[name].current()) if name in scalars else 0.0
 
 
 def forget_norm(runner: Runner, optimizer: Optimizer) -> None:
     """Take the norm of the update under way out of the logged means."""
-    for scalars, name in _norm_places(runner, optimizer):
-        logged = scalars[name]
-        logged._log_history = logged._log_history[:-1]
-        logged._count_history = logged._count_history[:-1]
-        if not len(logged._log_history):
-            del scalars[name]  # which has no mean and no current value
+    scalars, name = _logged_norm(runner, optimizer)
+    if name not in scalars:
+        return
+    logged = scalars[name]
+    logged._log_history = logged._log_history[:-1]
+    logged._count_history = logged._count_history[:-1]
+    if not len(logged._log_history):
+        del scalars[name]  # which has no mean and no current value
 
 
-def _norm_places(
+def _logged_norm(
     runner: Runner, optimizer: Optimizer
-) -> Iterator[tuple[dict[str, HistoryBuffer], str]]:
-    """Where MMEngine logs the norms of an optimizer's gradients."""
+) -> tuple[dict[str, HistoryBuffer], str]:
+    """What MMEngine logs, and as what an optimizer's norms of gradients.
+
+    The name is in there if they were clipped before.
+    """
     for wrapper in _wrappers(runner):
         clips = getattr(wrapper, 'clip_grad_kwargs', None)
         if clips and wrapper.optimizer is optimizer:
             scalars = wrapper.message_hub.log_scalars
-            name = f'train/{wrapper.grad_name}'
-            if name in scalars:
-                yield scalars, name
+            return scalars, f'train/{wrapper.grad_name}'
+    return {}, ''
 
 
 def _wrappers(runner: Runner) -> list:

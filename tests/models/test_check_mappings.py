@@ -27,24 +27,24 @@ RECORDS = {
     'missing recorder': (
         dict(recorder='logit'),
         (),
-        f"{MAPPING}.preds_S.recorder 'logit' is not in student_recorders, "
+        f"{MAPPING}.preds_S.recorder 'logit' is not in student_recorders; "
         "did you mean 'logits'? There are ['tokens', 'logits']",
     ),
     'missing connector': (
         dict(connector='student_token'),
         (),
         f"{MAPPING}.preds_S.connector 'student_token' is not in "
-        "connectors, did you mean 'student_tokens'? There are ['student_",
+        "connectors; did you mean 'student_tokens'? There are ['student_",
     ),
     'unlike any connector': (
         dict(connector='xyz'),
         (),
-        f"{MAPPING}.preds_S.connector 'xyz' is not in connectors; there are",
+        f"{MAPPING}.preds_S.connector 'xyz' is not in connectors. There are",
     ),
     'misspelt setting': (
         dict(conector='student_tokens'),
         (),
-        f"{MAPPING}.preds_S.conector 'conector' is no setting, did you mean "
+        f"{MAPPING}.preds_S.conector 'conector' is no setting; did you mean "
         "'connector'? There are ['recorder', 'from_student', ",
     ),
     'no recorder': ({}, ('recorder',), f"{MAPPING}.preds_S lacks 'recorder'"),
@@ -92,7 +92,7 @@ def test_an_unset_connector_is_none() -> None:
 MAPPINGS = {
     'a loss that is not there': (
         dict(loss_dk=dict()),
-        "loss_forward_mappings.loss_dk 'loss_dk' is not in distill_losses, "
+        "loss_forward_mappings.loss_dk 'loss_dk' is not in distill_losses; "
         "did you mean 'loss_kd'? There are ['loss_kd']",
     ),
     'an argument that is not there': (

@@ -649,7 +649,7 @@ def test_an_unknown_recorder_names_the_nearest_one() -> None:
     with pytest.raises(
         ValueError,
         match=r"^student_recorders\.tokens\.type 'ModuleOutput' is no "
-        "recorder of MMRazor, did you mean 'ModuleOutputs'",
+        "recorder of MMRazor; did you mean 'ModuleOutputs'",
     ):
         build(distiller=distiller)
 

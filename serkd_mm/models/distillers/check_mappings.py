@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 from inspect import Parameter, signature
 from typing import Any
 
 from mmrazor.registry import TASK_UTILS
 from torch import nn
+
+from ...near_names import did_you_mean
 
 # Arguments of ConfigurableDistiller.get_record, and their types.
 RECORD = dict(
@@ -169,7 +170,6 @@ def _check_dict(key: str, value: Any) -> None:
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f', did you mean {near[0]!r}? There' if near else '; there'
-    return f'{name!r} is {what}{hint} are {names}'
+    names = {other: other for other in known}
+    meant = did_you_mean(str(name), names)
+    return f'{name!r} is {what}{meant or "."} There are {list(names)}'
