@@ -24,7 +24,12 @@ def assignment(name: str, value: Any) -> str:
         >>> print(assignment('head', dict(type='Head', loss=Reference('x'))))
         head = dict(type='Head', loss=x)
     """
-    return f'{name} = {_source(value, "", len(name) + 3)}'
+    source = _source(value, '', len(name) + 3)
+    if isinstance(value, str) and '\n' in source:
+        # Outside of brackets, each piece would be a statement.
+        pieces = _pieces(value, _STEP, len(_STEP))
+        source = f'(\n{_STEP}{pieces}\n)'
+    return f'{name} = {source}'
 
 
 def _source(value: Any, indent: str, used: int, after: int = 0) -> str:

@@ -48,6 +48,17 @@ def test_no_line_is_too_long(value: Any) -> None:
     assert max(map(len, lines)) <= WIDTH
 
 
+def test_a_long_path_is_one_statement() -> None:
+    path = '../' + 'folder/' * 20 + 'config.py'
+    names: dict[str, Any] = {}
+
+    text = assignment('_base_', path)
+    exec(text, names)
+
+    assert names['_base_'] == path
+    assert max(map(len, text.splitlines())) <= WIDTH
+
+
 def test_what_is_no_name_is_written_as_a_key() -> None:
     text = assignment('x', {'.cls_token': dict(decay=0.0), 'class': 1})
 
