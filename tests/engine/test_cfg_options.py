@@ -30,6 +30,15 @@ def parse(*arguments: str) -> dict[str, Any]:
         ('None', None),
         ('[1, 2]', [1, 2]),
         ('(a, b)', ('a', 'b')),
+        ('[my runs/a, b]', ['my runs/a', 'b']),
+        ("['a,b', 'c']", ['a,b', 'c']),
+        ('a b,c', ['a b', 'c']),
+        ('[(1, 2.5), ["]", x], []]', [(1, 2.5), [']', 'x'], []]),
+        ('(1,)', (1,)),
+        ("it's here, (2)/b", ["it's here", '(2)/b']),
+        ('(a)/(b)', '(a)/(b)'),
+        ('epoch(2.pth', 'epoch(2.pth'),
+        ('', ''),
     ],
 )
 def test_values_are_what_was_written(text: str, value: Any) -> None:
@@ -57,6 +66,8 @@ def test_a_pair_without_a_value_is_named(
         'k=[(1,2]',
         'k=[a,b',
         'k=1),2',
+        "k={'b':1}",
+        'k=[a, {}]',
     ],
 )
 def test_what_is_no_list_of_values_is_named(
