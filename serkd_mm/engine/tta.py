@@ -8,6 +8,8 @@ import copy
 from mmengine.config import Config
 from mmengine.hooks import PrepareTTAHook
 
+from .data_checks import leaf_configs
+
 
 def average_over_copies(cfg: Config) -> PrepareTTAHook:
     """Let a test average class scores over copies of every image.
@@ -17,27 +19,32 @@ def average_over_copies(cfg: Config) -> PrepareTTAHook:
     their scores averaged.
 
     Args:
-        cfg: Config of the test; its pipeline is replaced.
+        cfg: Config of the test; the pipelines of its dataset, of all those
+            inside a wrapper, are replaced.
 
     Returns:
         Hook for the runner, which has the model average.
 
     Raises:
         ValueError: If the config has no ``tta_pipeline`` and none can be made
-            of its test pipeline.
+            of a test pipeline.
     """
+    own = cfg.get('tta_pipeline')
     dataset = cfg.test_dataloader.dataset
-    pipeline = cfg.get('tta_pipeline')
-    if pipeline is None:
-        steps = copy.deepcopy(dataset.get('pipeline'))
-        if not steps:
-            raise ValueError(
-                'test_dataloader.dataset has no pipeline to add a mirror '
-                'image to; write a tta_pipeline into the config'
-            )
-        mirrored = [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)]
-        copies = dict(type='TestTimeAug', transforms=[mirrored, [steps[-1]]])
-        pipeline = [*steps[:-1], copies]
-    dataset.pipeline = pipeline
+    for key, leaf in leaf_configs('test_dataloader.dataset', dataset):
+        leaf['pipeline'] = own or _with_mirror_image(key, leaf)
     tta_model = cfg.get('tta_model') or dict(type='AverageClsScoreTTA')
     return PrepareTTAHook(dict(tta_model))
+
+
+def _with_mirror_image(key: str, dataset: dict) -> list[dict]:
+    """The pipeline of a dataset, with a mirror image of every image."""
+    steps = copy.deepcopy(dataset.get('pipeline'))
+    if not steps:
+        raise ValueError(
+            f'{key} has no pipeline to add a mirror image to; write a '
+            'tta_pipeline into the config'
+        )
+    mirrored = [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)]
+    copies = dict(type='TestTimeAug', transforms=[mirrored, [steps[-1]]])
+    return [*steps[:-1], copies]

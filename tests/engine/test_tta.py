@@ -75,6 +75,19 @@ def test_the_pipeline_of_the_config_is_taken(cfg: Config) -> None:
     torch.testing.assert_close(scores(cfg, average_over_copies(cfg)), plain)
 
 
+def test_datasets_inside_wrappers_get_the_copies(cfg: Config) -> None:
+    plain, mirror = scores(cfg.copy()), scores(cfg.copy(), mirrored=True)
+    inner = cfg.test_dataloader.dataset
+    cfg.test_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=inner
+    )
+
+    found = scores(cfg, average_over_copies(cfg))
+
+    torch.testing.assert_close(found[:6], (plain + mirror) / 2)
+    torch.testing.assert_close(found[6:], found[:6])
+
+
 def test_a_dataset_without_pipeline_needs_one(cfg: Config) -> None:
     cfg.test_dataloader.dataset.pipeline = []
     with pytest.raises(ValueError, match='write a tta_pipeline'):
