@@ -117,7 +117,7 @@ def write_suggestion(args: argparse.Namespace) -> str:
     teacher, student = args.suggest
     suggestion = suggest(teacher, student, args.size)
     text = config_text(suggestion, args.out)
-    args.out.write_text(text)
+    args.out.write_text(text, encoding='utf-8')
     print(f'Written to {args.out}.')
     for note in suggestion.notes:
         print(f'- {note}')

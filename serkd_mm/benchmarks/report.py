@@ -126,7 +126,7 @@ class Report:
         stem = f'{self.name}_{slug(where["device"])}'
         if self.options.quick:  # never in the place of true results
             stem += '_quick'
-        (out / f'{stem}.md').write_text(text)
+        (out / f'{stem}.md').write_text(text, encoding='utf-8')
         content = dict(
             benchmark=self.name,
             environment=where,

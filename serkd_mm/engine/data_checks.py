@@ -173,7 +173,8 @@ def _check_folder(
     if annotation is not None:
         _check_annotation(key, annotation, folder, classes, head_classes)
         return []
-    if not any(files for _, _, files in os.walk(folder)):
+    tree = os.walk(folder, followlinks=True)  # as datasets do
+    if not any(files for _, _, files in tree):
         raise ValueError(
             f'{key}: the folder {folder!r} is empty; put one folder of '
             f'images per class there, or set {key}.data_root'
@@ -206,7 +207,8 @@ def _check_annotation(
     head_classes: int | None,
 ) -> None:
     names, labels = set(), set()
-    with open(path) as file:
+    # Undecodable bytes are characters that no folder has.
+    with open(path, encoding='utf-8', errors='replace') as file:
         for number, line in enumerate(file, 1):
             image, _, label = line.strip().rpartition(' ')
             if not image or not label.isdigit():

@@ -106,7 +106,7 @@ def export_student(
     notes = []
     with TemporaryDirectory() as folder, kept_random_state():
         parts = [Path(folder, stem + '.py'), Path(folder, stem + '.pth')]
-        parts[0].write_text(student.pretty_text)
+        parts[0].write_text(student.pretty_text, encoding='utf-8')
         parts[1].write_bytes(file.getvalue())
         trained = _trained_student(run, weights, path)
         exported = mmpretrain.get_model(*map(str, parts)).eval()

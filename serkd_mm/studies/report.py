@@ -49,9 +49,13 @@ def write_report(
     text = markdown(study, rows, name, commands)
     text += '\n' + environment_table(_environment(runs))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f'{study.name}.md').write_text(text)
-    (folder / f'{study.name}.csv').write_text(_csv(summary_lines(study, rows)))
-    (folder / f'{study.name}_runs.csv').write_text(_csv(run_lines(runs)))
+    (folder / f'{study.name}.md').write_text(text, encoding='utf-8')
+    (folder / f'{study.name}.csv').write_text(
+        _csv(summary_lines(study, rows)), encoding='utf-8'
+    )
+    (folder / f'{study.name}_runs.csv').write_text(
+        _csv(run_lines(runs)), encoding='utf-8'
+    )
     draw(study, rows, teacher, folder / f'{study.name}.png')
     return text
 

@@ -167,7 +167,7 @@ def load_study(path: Path) -> Study:
     """
     where = f'study {path}'
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except yaml.YAMLError as error:
         raise ValueError(f'{where} is no YAML: {error}') from error
     if not isinstance(content, dict):

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +101,16 @@ def test_an_empty_folder_is_named(tmp_path: Path) -> None:
     assert f'set {DATASET.replace(chr(92), "")}.data_root' in text
 
 
+def test_class_folders_may_be_links(tmp_path: Path) -> None:
+    write_folder(tmp_path / 'all')
+    subset = tmp_path / 'subset'
+    subset.mkdir()
+    for real in (tmp_path / 'all').iterdir():
+        (subset / real.name).symlink_to(real)
+
+    check_data(folder(subset), BOTH)
+
+
 def test_what_is_not_asked_for_may_be_missing(tmp_path: Path) -> None:
     write_folder(tmp_path)
     cfg = config()
@@ -148,7 +161,8 @@ def test_datasets_of_other_libraries_pack_as_they_like() -> None:
 
 def annotated(root: Path, *lines: str, **dataset: Any) -> Config:
     write_folder(root)
-    (root / 'list.txt').write_text(''.join(f'{line}\n' for line in lines))
+    text = ''.join(f'{line}\n' for line in lines)
+    (root / 'list.txt').write_text(text, encoding='utf-8')
     return folder(root, ann_file='list.txt', **dataset)
 
 
@@ -189,6 +203,24 @@ def test_a_line_that_is_no_annotation_is_quoted(
     cfg = annotated(tmp_path, 'c0/0.jpg 0', line)
     text = refused(cfg, rf'^{DATASET}: line 2 of .*list\.txt')
     assert repr(line) in text
+
+
+def test_an_annotation_is_utf_8_under_any_locale(tmp_path: Path) -> None:
+    cfg = annotated(tmp_path, 'größe.jpg 0')
+    cfg.dump(tmp_path / 'config.py')
+    program = (
+        'from mmengine.config import Config; '
+        'from serkd_mm.engine.data_checks import check_data; '
+        f'check_data(Config.fromfile({str(tmp_path / "config.py")!r}), '
+        f'{BOTH!r})'
+    )
+    locale = dict(LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0')
+
+    subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', program],
+        env={**os.environ, **locale},
+        check=True,
+    )
 
 
 def test_an_empty_annotation_is_named(tmp_path: Path) -> None:

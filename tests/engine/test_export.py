@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import runpy
 import subprocess
 import sys
@@ -105,6 +106,27 @@ def test_the_name_carries_the_hash_of_the_file(
         weights.name,
         config.name,
     }
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 10), reason='asks the locale in another way'
+)
+def test_names_of_any_script_are_written_under_any_locale(
+    cfg: Config,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cfg.test_dataloader.dataset.metainfo = dict(classes=('Größe', '猫'))
+    monkeypatch.setattr(
+        io, 'text_encoding', lambda given, *_: given or 'ascii'
+    )
+
+    _, config, *_ = export_student(
+        str(checkpoint), str(tmp_path / 's.pth'), config=cfg
+    )
+
+    assert '猫' in config.read_text('utf-8')
 
 
 def test_a_work_directory_stands_for_its_latest_checkpoint(
