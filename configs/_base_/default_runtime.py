@@ -22,8 +22,7 @@ default_hooks = dict(
 
 # The host's pattern, and what is logged beside it.
 log_processor = dict(
-    mean_pattern=r'.*(loss|time|data_time|grad_norm|images_per_second|'
-    r'agreement).*'
+    mean_pattern=r'.*(loss|time|data_time|grad_norm|agreement).*'
 )
 
 # A full disk costs lines of scalars, not the run.

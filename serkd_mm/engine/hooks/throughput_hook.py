@@ -1,6 +1,7 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from mmengine.dist import get_world_size
@@ -13,10 +14,22 @@ from mmengine.runner import Runner
 class ThroughputHook(Hook):
     """Logs ``train/images_per_second``, over all processes.
 
-    Images of an iteration over its time with data loading, as
+    Images of the last iterations, as many as the log takes the mean time of,
+    over their time with data loading, as
     :class:`mmengine.hooks.IterTimerHook` measured it just before: both have
-    the same priority, and default hooks keep their order.
+    the same priority, and default hooks keep their order. It is no mean of
+    rates, in which waiting for data would hardly count.
     """
+
+    def __init__(self) -> None:
+        self._images: deque[int] = deque()
+        self._seconds: deque[float] = deque()
+
+    def before_train(self, runner: Runner) -> None:
+        """Begin with no iterations."""
+        window = runner.log_processor.window_size
+        self._images = deque(maxlen=window)
+        self._seconds = deque(maxlen=window)
 
     def after_train_iter(
         self,
@@ -25,9 +38,9 @@ class ThroughputHook(Hook):
         data_batch: Any = None,
         outputs: dict | None = None,
     ) -> None:
-        """Divide the images of the batch by the time of the iteration."""
-        seconds = runner.message_hub.get_scalar('train/time').current()
-        images = len(data_batch['inputs']) * get_world_size()
-        runner.message_hub.update_scalar(
-            'train/images_per_second', images / seconds
-        )
+        """Divide the images of the last batches by the time they took."""
+        hub = runner.message_hub
+        self._seconds.append(hub.get_scalar('train/time').current())
+        self._images.append(len(data_batch['inputs']) * get_world_size())
+        rate = sum(self._images) / sum(self._seconds)
+        hub.update_scalar('train/images_per_second', rate)

@@ -34,14 +34,24 @@ from tests.models import builders
 def test_throughput_is_images_over_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A slow batch counts by its time, for as long as the log has it."""
     monkeypatch.setattr(
         'serkd_mm.engine.hooks.throughput_hook.get_world_size', lambda: 2
     )
     hub = MessageHub('throughput')
-    hub.update_scalar('train/time', 0.5)
-    runner = SimpleNamespace(message_hub=hub)
-    ThroughputHook().after_train_iter(runner, 0, dict(inputs=[0] * 12))
-    assert hub.get_scalar('train/images_per_second').current() == 48
+    runner = SimpleNamespace(
+        message_hub=hub, log_processor=SimpleNamespace(window_size=2)
+    )
+    hook = ThroughputHook()
+    hook.before_train(runner)
+    found = []
+
+    for seconds in (0.5, 1.5, 0.5, 0.5):
+        hub.update_scalar('train/time', seconds)
+        hook.after_train_iter(runner, 0, dict(inputs=[0] * 12))
+        found.append(hub.get_scalar('train/images_per_second').current())
+
+    assert found == [48, 24, 24, 48]
 
 
 @pytest.mark.parametrize('stopped', [True, False])
