@@ -513,3 +513,23 @@ def end_persistent_workers(loader: Any) -> None:
 
 
 _KEPT_ALIVE: list[Any] = []
+
+
+@contextlib.contextmanager
+def encoders_in_parts() -> Iterator[None]:
+    """Run PyTorch's attention and encoder layers operator by operator.
+
+    For MMEngine 0.10's count of operations, which does not know the one
+    operator that they are in eval mode and takes it for nothing. PyTorch
+    before 2.3 cannot leave it out.
+    """
+    mha = getattr(torch.backends, 'mha', None)
+    if mha is None:
+        yield
+        return
+    fused = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(fused)

@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine import hub
+from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config, ConfigDict
 from mmengine.config import utils as config_utils
 from mmengine.runner import checkpoint as mmengine_checkpoint
@@ -615,3 +616,22 @@ def test_where_onednn_cannot_be_asked_nothing_is_said_of_bfloat16(
     assert compat.emulates_bfloat16() is (not ask())
     monkeypatch.setattr(torch.ops, 'mkldnn', types.SimpleNamespace())
     assert compat.emulates_bfloat16() is False
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends, 'mha'), reason='PyTorch cannot leave it out'
+)
+def test_operations_of_encoder_layers_are_counted() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    tokens = torch.zeros(1, 5, 8)
+
+    def counted() -> float:
+        counter = FlopAnalyzer(layer, (tokens,))
+        counter.unsupported_ops_warnings(False)
+        return counter.total()
+
+    with torch.no_grad():
+        with compat.encoders_in_parts():
+            whole = counted()
+        # Without the projections to and from the heads.
+        assert counted() == whole - 5 * 4 * 8 * 8

@@ -13,6 +13,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from .. import compat
 from ..benchmarks.measure import MIB, max_rss, milliseconds, settle
 
 _ATTENTION = 'aten::scaled_dot_product_attention'
@@ -33,7 +34,7 @@ def count_flops(network: nn.Module, size: tuple[int, int]) -> int:
     counter = FlopAnalyzer(network, (image,))
     counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     counter.set_op_handle(_ATTENTION, _attention_flops)
-    with torch.no_grad():
+    with torch.no_grad(), compat.encoders_in_parts():
         return int(counter.total())
 
 
