@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from mmengine.model import BaseModel
 from mmrazor.models.distillers import ConfigurableDistiller
@@ -41,9 +43,21 @@ def measure_losses(
                     gradients[recorder] = float(gradient.norm())
         if not any(gradients.values()):
             idle.append(name)
+        value = float(loss)
+        if not math.isfinite(value):
+            report.problem(_key(name), f'{name} is {value} on random images')
+            continue
+        endless = [k for k, v in gradients.items() if not math.isfinite(v)]
+        if endless:
+            report.problem(
+                _key(name),
+                f'{name} has no finite gradient at {", ".join(endless)} on '
+                'random images',
+            )
+            continue
         module = _module(name, distiller, student)
         weight = getattr(module, 'loss_weight', None)
-        report.losses.append(LossTerm(name, weight, float(loss), gradients))
+        report.losses.append(LossTerm(name, weight, value, gradients))
     if idle:
         report.notes.append(
             f'No gradient from {", ".join(idle)} at {", ".join(targets)} in '
@@ -57,6 +71,14 @@ def scalar(loss: Tensor | list[Tensor]) -> Tensor:
     if isinstance(loss, Tensor):
         return loss.mean()
     return torch.stack([part.mean() for part in loss]).sum()
+
+
+def _key(name: str) -> str:
+    """Where the config has what computes a loss."""
+    own = name.removeprefix('distill.')
+    if own != name:
+        return f'model.distiller.distill_losses.{own}'
+    return 'model.architecture.head'
 
 
 def _module(

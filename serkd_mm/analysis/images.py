@@ -108,8 +108,10 @@ def _is_whole(dataset: dict, cfg: Config) -> bool:
 
     ImageNet's class is also used for folders of other images.
     """
-    part = dataset.get('indices') is not None
-    if part or dataset.get('split', 'train') != 'train':
+    others = ('indices', 'ann_file', 'data_prefix', 'test_mode')
+    if any(dataset.get(key) for key in others):
+        return False
+    if dataset.get('split', 'train') != 'train':
         return False
     model = cfg.get('model') or {}
     head = model.get('architecture', model).get('head') or {}

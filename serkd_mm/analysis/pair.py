@@ -84,7 +84,7 @@ def check_pair(
     """
     options = options or CheckOptions()
     missing = [
-        key for key in ALGORITHM_KEYS if key not in cfg.get('model', {})
+        key for key in ALGORITHM_KEYS if key not in (cfg.get('model') or {})
     ]
     if missing:
         raise ValueError(
@@ -204,7 +204,7 @@ def _time(
         if not cfg.get('sync_bn'):  # which several processes may use
             check_batch_norm(cfg, algorithm)
         check_instance_losses(cfg, algorithm)
-        images = _images(cfg, options)
+        images = _images(cfg, options, report)
     except ValueError as error:
         report.problem('train_dataloader.batch_size', error)
         return
@@ -222,17 +222,27 @@ def _time(
         milliseconds=milliseconds,
         memory_mib=memory,
         images=images,
-        epochs=cfg.get('train_cfg', {}).get('max_epochs'),
+        epochs=(cfg.get('train_cfg') or {}).get('max_epochs'),
     )
 
 
-def _images(cfg: Config, options: CheckOptions) -> int | None:
+def _images(
+    cfg: Config, options: CheckOptions, report: PairReport
+) -> int | None:
     """Images of an epoch of one process, None if unknown.
 
     Raises:
         ValueError: If they do not make a batch.
     """
-    images = dataset_length(cfg) if options.images is None else options.images
+    images = options.images
+    if images is None:
+        try:
+            images = dataset_length(cfg)
+        except Exception as error:  # of any kind of data that is not there
+            report.notes.append(
+                'The training set could not be counted: '
+                f'{type(error).__name__}: {error}'
+            )
     loader = cfg.get('train_dataloader') or {}
     if images is not None and 'batch_size' in loader:
         check_batch_count(

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -515,6 +517,40 @@ def test_batches_that_training_refuses_are_a_problem() -> None:
     report = check_pair(cfg, 'pair', OPTIONS)
     assert keys(report) == ['train_dataloader.batch_size']
     assert '1000 images per process' in report.problems[0].message
+
+
+@pytest.mark.parametrize(
+    'dataset',
+    [
+        dict(type='CustomDataset', ann_file='missing.txt'),
+        dict(type='CustomDataset'),
+        dict(type='NoDataset'),
+    ],
+)
+def test_a_training_set_that_cannot_be_counted_is_a_note(
+    dataset: dict, tmp_path: Path
+) -> None:
+    cfg = config()
+    cfg.train_dataloader.dataset = dict(
+        data_root=str(tmp_path), pipeline=[], **dataset
+    )
+    cfg.train_cfg = None
+
+    report = check_pair(cfg, 'pair', OPTIONS)
+
+    assert report.step is not None
+    assert report.step.images is None
+    assert any('could not be counted' in note for note in report.notes)
+
+
+def test_a_loss_of_labels_that_is_no_number_is_a_problem() -> None:
+    report = check({
+        'model.architecture.head.loss.class_weight': [math.inf] * 10
+    })  # fmt: skip
+
+    (problem,) = report.problems
+    assert problem.key == 'model.architecture.head'
+    assert re.search(r'student\.loss.* is (nan|inf)', problem.message)
 
 
 def test_a_recorder_that_no_loss_uses_is_named() -> None:

@@ -99,6 +99,18 @@ def test_folders_of_other_images_are_counted(tmp_path: Path) -> None:
     assert dataset_length(cfg) is None
 
 
+@pytest.mark.parametrize(
+    'part',
+    [
+        dict(type='ImageNet', ann_file='meta/train_1percent.txt'),
+        dict(type='ImageNet', data_prefix='some'),
+        dict(type='CIFAR10', test_mode=True),
+    ],
+)
+def test_a_part_of_a_well_known_dataset_is_another_one(part: dict) -> None:
+    assert dataset_length(config([LOAD], **part)) is None
+
+
 def test_imagenets_class_with_other_classes_is_another_dataset() -> None:
     cfg = config([LOAD], type='ImageNet', data_root='no', split='train')
 
