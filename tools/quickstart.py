@@ -34,7 +34,7 @@ from mmpretrain.registry import DATASETS  # noqa: E402
 import serkd_mm  # noqa: E402, F401
 from serkd_mm.visualization.sheet import (  # noqa: E402
     draw_sheet,
-    enlarged,
+    drawable,
     superpixel_rows,
     superpixels_of_images,
 )
@@ -217,7 +217,7 @@ def draw_pairs(out: Path, epochs: int, path: Path, columns: int = 8) -> None:
     dataset = DATASETS.build(cfg.val_dataloader.dataset)
     labels = dataset.get_gt_labels()
     chosen = [int(np.flatnonzero(labels == c)[0]) for c in range(columns)]
-    images = [enlarged(dataset.get_data_info(i)['img']) for i in chosen]
+    images = [drawable(dataset.get_data_info(i)['img']) for i in chosen]
     size = tuple(dataset[chosen[0]]['inputs'].shape[-2:])
     superpixels = superpixels_of_images(model, images, size)
     rows = {

@@ -67,6 +67,8 @@ def main() -> None:
         help='overrides of the config, key=value',
     )
     args = parser.parse_args()
+    if args.size is not None and min(args.size) < 1:
+        parser.error(f'--size takes positive numbers, got {args.size}')
     with one_line_errors():
         check_out_folder(args.out, '--out')
         sheets, numbers = visualize(

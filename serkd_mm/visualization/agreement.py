@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
@@ -36,14 +38,17 @@ def normalized_mutual_information(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def boundary_recall(
-    labels: np.ndarray, reference: np.ndarray, tolerance: int = 2
+    labels: np.ndarray, reference: np.ndarray, tolerance: int | None = None
 ) -> float:
     """Share of the reference's boundaries that are boundaries here too.
 
     Args:
         labels: Region of every pixel, ``(H, W)``.
         reference: The regions whose boundaries are to be found, ``(H, W)``.
-        tolerance: Distance in pixels (chessboard) that still counts.
+        tolerance: Distance in pixels (chessboard) that still counts; None
+            takes 0.0025 of the diagonal, rounded up, as superpixels are
+            compared (Stutz et al., 2018), so that an image counts alike in
+            any resolution.
 
     Returns:
         From 0 to 1; nan where the reference is one region.
@@ -59,6 +64,8 @@ def boundary_recall(
     wanted = boundaries(reference)
     if not wanted.any():
         return float('nan')
+    if tolerance is None:
+        tolerance = math.ceil(0.0025 * math.hypot(*labels.shape))
     size = 2 * tolerance + 1
     near = cv2.dilate(
         boundaries(labels).astype(np.uint8), np.ones((size, size), np.uint8)

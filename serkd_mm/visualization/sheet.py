@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 Labels = dict[str, list[np.ndarray]]
 
-# Smaller images are enlarged, so that outlines can be seen.
+# Smaller images are enlarged, so that outlines can be seen; larger ones take
+# memory for what no sheet shows.
 SMALLEST = 192
+LARGEST = 512
 YELLOW = (0, 210, 255)  # BGR
 
 
@@ -57,9 +59,8 @@ def superpixels_of_images(
     Raises:
         ValueError: If the config forms no superpixels.
     """
-    size = (input_hw[1], input_hw[0])
     inputs = [
-        torch.from_numpy(cv2.resize(image, size)).permute(2, 0, 1)
+        torch.from_numpy(_resized(image, input_hw)).permute(2, 0, 1)
         for image in images
     ]
     if rgb:
@@ -123,8 +124,7 @@ def agreement_of(labels: Labels) -> list[dict[str, float]]:
 
     Returns:
         ``'nmi'``, normalised mutual information, and ``'boundary recall'`` of
-        the teacher's boundaries within 2 pixels; empty unless there are both
-        sides.
+        the teacher's boundaries; empty unless there are both sides.
     """
     if set(labels) != {'student', 'teacher'}:
         return []
@@ -192,9 +192,9 @@ def draw_sheet(
             axes.imshow(picture[..., ::-1])
         line[0].set_ylabel(name.replace(': ', ':\n'), fontsize=7)
     for axes, caption in zip(grid[0], captions):
-        axes.set_title(caption, fontsize=7)
+        axes.set_title(caption, fontsize=7, parse_math=False)
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(title, fontsize=9, parse_math=False)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -214,11 +214,25 @@ def read_image(path: str) -> np.ndarray:
         ) from error
 
 
-def enlarged(image: np.ndarray) -> np.ndarray:
-    """A small image with each pixel a square of pixels; others as they are.
+def drawable(image: np.ndarray) -> np.ndarray:
+    """An image of a size to draw on.
 
-    Outlines are then thin lines; networks see what they saw before, as
-    resizing takes the squares together again.
+    A small one has each pixel as a square of pixels. Outlines are then thin
+    lines; networks see what they saw before, as resizing takes the squares
+    together again.
     """
-    factor = -(-SMALLEST // max(image.shape[:2]))
+    longest = max(image.shape[:2])
+    if longest > LARGEST:
+        height, width = (
+            max(1, round(n * LARGEST / longest)) for n in image.shape[:2]
+        )
+        return _resized(image, (height, width))
+    factor = -(-SMALLEST // longest)
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _resized(image: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
+    """An image of another size; of a smaller one, no pixel is left out."""
+    shrinks = image.shape[0] > hw[0] or image.shape[1] > hw[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (hw[1], hw[0]), interpolation=how)

@@ -27,7 +27,7 @@ from .sheet import (
     agreement_of,
     clustering,
     draw_sheet,
-    enlarged,
+    drawable,
     read_image,
     superpixel_rows,
     superpixels_of_images,
@@ -55,8 +55,9 @@ def visualize(
         images: Image files, or folders of them.
         grids: Cells of tokens per superpixel; the config's own by default.
         iters: Clustering iterations; the config's own by default.
-        segmentations: npz of human segmentations, ``(annotators, H, W)``
-            under the name of each image without its suffix.
+        segmentations: npz of human segmentations, integers of shape ``(H, W)``
+            or ``(annotators, H, W)`` under the name of each image without its
+            suffix.
         size: Height and width of the networks' input; what the config's
             training pipeline puts out by default.
         cfg_options: Overrides of the config.
@@ -71,8 +72,8 @@ def visualize(
             not belong to it.
     """
     paths = _find_images(images)
-    human = read_segmentations(segmentations) if segmentations else {}
-    pictures = [enlarged(read_image(str(path))) for path in paths]
+    human = _segmentations(segmentations, paths) if segmentations else {}
+    pictures = [drawable(read_image(str(path))) for path in paths]
     cfg = read_config(config)
     cfg.merge_from_dict(cfg_options or {})
     require_model(cfg)
@@ -100,22 +101,42 @@ def visualize(
     return sheets, rows
 
 
-def read_segmentations(path: str | Path) -> dict[str, np.ndarray]:
-    """Human segmentations of images, by their names without suffix.
+def _segmentations(
+    path: str | Path, images: Sequence[Path]
+) -> dict[str, np.ndarray]:
+    """Human segmentations of images, ``(annotators, H, W)``, by their names.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no npz.
+        ValueError: If it is no npz, has none of these images, or something
+            else than regions under their names.
     """
     try:
         with np.load(path) as file:
-            return {name: file[name] for name in file.files}
+            found = {name: file[name] for name in file.files}
     except (AttributeError, EOFError, TypeError, ValueError, BadZipFile):
         raise ValueError(
             f'--segmentations {path} is no npz of arrays; write one with '
             'numpy.savez, (annotators, H, W) under the name of each image '
             'without suffix'
         ) from None
+    stems = [image.stem for image in images]
+    human = {name: found[name] for name in stems if name in found}
+    if not human:
+        raise ValueError(
+            f'--segmentations {path} has none of the images: its names begin '
+            f'with {list(found)[:3]}, those of the images with {stems[:3]}'
+        )
+    for name, regions in human.items():
+        if regions.ndim not in (2, 3) or regions.dtype.kind not in 'biu':
+            raise ValueError(
+                f'--segmentations {path} has {regions.dtype} of shape '
+                f'{regions.shape} for {name}, expected integers of shape '
+                '(H, W) or (annotators, H, W)'
+            )
+        shape = (-1, *regions.shape[-2:])
+        human[name] = regions.astype(np.int32).reshape(shape)
+    return human
 
 
 def load_algorithm(cfg: Config, checkpoint: str) -> FrozenTeacherDistill:
@@ -191,10 +212,12 @@ def _numbers(
 def _fit(truth: np.ndarray, shape: tuple[int, ...], path: Path) -> np.ndarray:
     if truth.shape == shape:
         return truth
-    if truth.shape == shape[::-1]:
+    (rows, columns), (height, width) = truth.shape, shape
+    if rows != columns and (rows > columns) == (height < width):
         raise ValueError(
-            f'the segmentation of {path.name} is {truth.shape}, the image '
-            f'{shape}: one of them is turned'
+            f'the segmentation of {path.name} has {rows}x{columns} pixels, '
+            f'the image {height}x{width} where it is drawn: one of them is '
+            'turned'
         )
     return cv2.resize(
         truth, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST

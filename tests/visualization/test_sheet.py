@@ -18,6 +18,7 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 
 from serkd_mm.engine.hooks import SuperpixelVisHook, superpixel_vis_hook
+from serkd_mm.visualization import sheet
 from serkd_mm.visualization import tool as visualization_tool
 from serkd_mm.visualization.agreement import (
     boundary_recall,
@@ -27,6 +28,7 @@ from serkd_mm.visualization.sheet import (
     agreement_of,
     clustering,
     draw_sheet,
+    drawable,
     superpixel_rows,
     superpixels_of_images,
     takes_rgb,
@@ -53,14 +55,25 @@ def test_boundary_recall_counts_what_is_near() -> None:
     reference[:, 10:] = 1
     near, far = reference.copy(), reference.copy()
     near[:, 8:10] = 1  # Two pixels to the left.
+    right = reference.copy()
+    right[:, 10:12] = 0
     far[:, 7:10] = 1
     far[:5] = reference[:5]
-    assert boundary_recall(near, reference) == 1
+    assert boundary_recall(near, reference, tolerance=2) == 1
+    assert boundary_recall(right, reference, tolerance=2) == 1
     assert boundary_recall(near, reference, tolerance=1) == 0
     # In the lower half nothing is near, but for two rows that the upper
     # half and the step between both reach.
-    assert 0.5 <= boundary_recall(far, reference) < 1
+    assert 0.5 <= boundary_recall(far, reference, tolerance=2) < 1
     assert math.isnan(boundary_recall(near, np.zeros_like(near)))
+
+
+@pytest.mark.parametrize(('side', 'near'), [(300, False), (900, True)])
+def test_what_is_near_grows_with_the_image(side: int, near: bool) -> None:
+    reference, labels = np.zeros((2, side, side), int)
+    reference[:, 100:] = 1
+    labels[:, 97:] = 1
+    assert boundary_recall(labels, reference) == near
 
 
 @pytest.mark.parametrize(
@@ -82,7 +95,12 @@ def images() -> list[np.ndarray]:
 
 def test_superpixels_have_the_size_of_their_images(images) -> None:
     model = builders.build().train()
+    modes: list[bool] = []
+    model.student.backbone.register_forward_pre_hook(
+        lambda module, args: modes.append(module.training)
+    )
     labels = superpixels_of_images(model, images, (32, 32))
+    assert modes == [False]
     for side in ('teacher', 'student'):
         shapes = [found.shape for found in labels[side]]
         assert shapes == [image.shape[:2] for image in images]
@@ -92,7 +110,11 @@ def test_superpixels_have_the_size_of_their_images(images) -> None:
     for line in agreement_of(same):
         assert line['nmi'] == pytest.approx(1)
         assert line['boundary recall'] == 1
-    assert all(line['nmi'] < 1 for line in agreement_of(labels))
+    sides = labels['teacher'], labels['student']
+    for line, own, other in zip(agreement_of(labels), *sides):
+        assert line['nmi'] < 1
+        assert line['boundary recall'] == boundary_recall(other, own)
+        assert line['boundary recall'] != boundary_recall(own, other)
     assert agreement_of(dict(teacher=labels['teacher'])) == []
 
 
@@ -123,6 +145,38 @@ def test_networks_see_the_colours_that_they_know(
     assert int(channels.argmax()) == (2 if to_rgb or rgb else 0)
 
 
+def test_networks_see_every_pixel_of_large_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        sheet,
+        'superpixel_assignments',
+        lambda model, batch: seen.append(batch) or {},
+    )
+    stripes = np.zeros((96, 128, 3), np.uint8)
+    stripes[:, ::4] = 200
+    grey = np.full_like(stripes, 50)
+
+    superpixels_of_images(builders.build(), [stripes, grey], (24, 32))
+
+    assert seen[0].shape == (2, 3, 24, 32)
+    assert torch.equal(*seen[0])
+
+
+@pytest.mark.parametrize(
+    ('shape', 'drawn'),
+    [
+        ((32, 24), (192, 144)),
+        ((200, 10), (200, 10)),
+        ((3000, 2000), (512, 341)),
+    ],
+)
+def test_images_get_a_size_to_draw_on(shape: tuple, drawn: tuple) -> None:
+    found = drawable(np.zeros((*shape, 3), np.uint8))
+    assert found.shape == (*drawn, 3)
+
+
 def test_clustering_lasts_as_long_as_asked(images) -> None:
     model = builders.build()
 
@@ -137,14 +191,16 @@ def test_clustering_lasts_as_long_as_asked(images) -> None:
 
 
 def test_a_sheet_shows_every_picture(images) -> None:
-    green = np.zeros((40, 40, 3), np.uint8)
-    green[..., 1] = 255
-    sheet = draw_sheet({'one': [green, green], 'two': [green]}, ['a'], 'all')
-    share = (sheet == (0, 255, 0)).all(axis=2).sum() / sheet[..., 0].size
-    assert sheet.dtype == np.uint8
+    blue = np.zeros((40, 40, 3), np.uint8)
+    blue[..., 0] = 255
+    # No mathematics, as it would be in matplotlib.
+    titles = ['US$1_$2'], r'$\no$'
+    drawn = draw_sheet({'one': [blue, blue], 'two': [blue]}, *titles)
+    share = (drawn == (0, 0, 255)).all(axis=2).sum() / drawn[..., 0].size
+    assert drawn.dtype == np.uint8
     assert 0.3 < share < 0.75
     labels = {'teacher': [np.zeros((40, 40), int)]}
-    rows = superpixel_rows([green], labels)
+    rows = superpixel_rows([blue], labels)
     assert list(rows) == ['teacher: outlines', 'teacher: mean colour']
 
 
@@ -161,22 +217,34 @@ class Visualizer:
 
 
 @pytest.mark.parametrize(
-    ('iters', 'start'),
-    [(0, 'before training'), (70, 'resumed after 70 iterations')],
+    ('iters', 'start', 'rgb'),
+    [
+        (0, 'before training', True),
+        (70, 'resumed after 70 iterations', False),
+    ],
 )
 def test_the_hook_draws_before_while_and_after_training(
-    iters: int, start: str, monkeypatch: pytest.MonkeyPatch
+    iters: int, start: str, rgb: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[list[str]] = []
+    images: list[np.ndarray] = []
 
     def draw(sheet_rows: dict, *args: object) -> np.ndarray:
         rows.append(list(sheet_rows))
+        images[:] = sheet_rows['image']
         return draw_sheet(sheet_rows, *args)
 
+    def agreement(labels: dict) -> list[dict]:
+        # An image of one region has no boundary to recall.
+        first, *others = agreement_of(labels)
+        return [{**first, 'boundary recall': math.nan}, *others]
+
     monkeypatch.setattr(superpixel_vis_hook, 'draw_sheet', draw)
+    monkeypatch.setattr(superpixel_vis_hook, 'agreement_of', agreement)
     pixels = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8)
     dataset = [dict(inputs=image) for image in pixels]
-    model = builders.build().train()
+    preprocessor = dict(type='mmpretrain.ClsDataPreprocessor', to_rgb=not rgb)
+    model = builders.build(data_preprocessor=preprocessor).train()
     runner = SimpleNamespace(
         model=model,
         visualizer=Visualizer(),
@@ -201,6 +269,9 @@ def test_the_hook_draws_before_while_and_after_training(
         hook.after_train_epoch(runner)
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
+    first = pixels[0].permute(1, 2, 0).numpy()
+    bgr = first[..., ::-1] if rgb else first
+    assert np.array_equal(images[0][::6, ::6], bgr)
     drawn = runner.visualizer.images
     assert [(name, step) for name, step, _ in drawn] == [
         ('superpixels', step) for step in (0, 2, 4, 5)
@@ -218,6 +289,7 @@ def test_the_hook_draws_before_while_and_after_training(
             'superpixels/nmi',
             'superpixels/boundary_recall',
         }
+        assert not any(map(math.isnan, scalars.values()))
 
 
 def test_without_a_validation_set_the_hook_says_so_and_draws_nothing(
@@ -327,6 +399,15 @@ def test_the_tool_draws_every_setting(
     assert [row['sheet'] for row in rows] == [n for n in names for _ in '01']
     assert 0 < rows[1]['student nmi with people'] < 1
     assert 'student nmi with people' not in rows[0]
+    # One person, regions of more than 256 numbers, half as fine as the image.
+    np.savez(tmp_path / 'people.npz', **{'1': 300 * truth[0, ::2, ::2]})
+    run_tool(
+        monkeypatch, *pair, str(tmp_path), '--out', str(out),
+        '--grids', '2', '4', '--iters', '0', *people,
+    )  # fmt: skip
+    again = json.loads((out / 'agreement.json').read_text())
+    for one, other in zip(rows, again):
+        assert one == pytest.approx(other, abs=0.02)
 
 
 def test_what_is_not_defined_is_null(
@@ -365,18 +446,33 @@ def test_networks_see_images_in_the_size_that_they_were_trained_at(
 
 @pytest.mark.parametrize(
     'fault',
-    ['image', 'text', 'people', 'checkpoint', 'swapped', 'foreign', 'cut'],
+    [
+        'image',
+        'text',
+        'people',
+        'others',
+        'floats',
+        'turned',
+        'checkpoint',
+        'swapped',
+        'foreign',
+        'cut',
+    ],
 )
 def test_the_tool_says_in_one_line_what_is_wrong(
     pair, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, checkpoint = pair
     image = str(tmp_path / 'image.png')
-    cv2.imwrite(image, np.zeros((8, 8, 3), np.uint8))
+    cv2.imwrite(image, np.zeros((8, 9, 3), np.uint8))
+    people = str(tmp_path / 'people.npz')
     message = {
         'image': 'error: image .* does not exist',
         'text': 'error: image .*text.png cannot be drawn on: .* unknown form',
         'people': 'error: --segmentations .* is no npz of arrays; write one',
+        'others': r"error: --seg.* begin with \['a'\], those of .*\['image'\]",
+        'floats': r'float64 of shape \(8, 9\) for image, expected integers',
+        'turned': 'of image.png has 9x8 pixels, .* one of them is turned',
         'checkpoint': 'error: checkpoint .* is not a file; name one file',
         'swapped': 'error: .*image.png was refused: it is no checkpoint',
         'foreign': 'error: .*does not belong to .*pair.py.*Missing key',
@@ -390,6 +486,11 @@ def test_the_tool_says_in_one_line_what_is_wrong(
         Path(image).write_text('no image')
     elif fault == 'people':
         arguments += ['--segmentations', image]
+    elif fault in ('others', 'floats', 'turned'):
+        regions = np.zeros((8, 9), float if fault == 'floats' else int)
+        regions = regions.T if fault == 'turned' else regions
+        np.savez(people, **{'a' if fault == 'others' else 'image': regions})
+        arguments += ['--segmentations', people]
     elif fault == 'checkpoint':
         checkpoint = str(tmp_path / 'missing.pth')
     elif fault == 'swapped':

@@ -1,17 +1,22 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from serkd_mm.models import TokenMap
+from serkd_mm.models import SuperpixelTokenizer, TokenMap
 from serkd_mm.visualization import (
     draw_superpixels,
     superpixel_assignments,
     superpixel_labels,
 )
-from serkd_mm.visualization.superpixels import Assignment
+from serkd_mm.visualization.superpixels import (
+    Assignment,
+    superpixel_records,
+)
 
 from ..models.builders import batch, build, distiller_config, vit_config
 
@@ -97,6 +102,21 @@ def test_a_side_without_superpixels_is_left_out() -> None:
 
 
 # -- labels -----------------------------------------------------------------
+
+
+def test_of_several_superpixels_the_first_are_looked_at() -> None:
+    tokenizer = torch.nn.Sequential(SuperpixelTokenizer())
+    records = [
+        dict(recorder='tokens', from_student=True, connector=connector)
+        for connector in ('one', 'other')
+    ]
+    distiller = SimpleNamespace(
+        connectors=dict(one=tokenizer, other=tokenizer),
+        loss_forward_mappings=dict(
+            loss_a=dict(preds_S=records[0]), loss_b=dict(preds_S=records[1])
+        ),
+    )
+    assert superpixel_records(distiller) == dict(student=records[0])
 
 
 def test_a_pixel_belongs_to_its_strongest_superpixel() -> None:

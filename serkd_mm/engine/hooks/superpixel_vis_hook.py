@@ -16,7 +16,7 @@ from ...models.algorithms.shard import is_sharded
 from ...visualization.sheet import (
     agreement_of,
     draw_sheet,
-    enlarged,
+    drawable,
     read_image,
     superpixel_rows,
     superpixels_of_images,
@@ -129,8 +129,8 @@ class SuperpixelVisHook(Hook):
             self._input_hw = tuple(inputs[0].shape[-2:])
         if isinstance(self._source, int):
             images = [x.permute(1, 2, 0).numpy() for x in inputs]
-            return [enlarged(x[..., ::-1] if self._rgb else x) for x in images]
-        return [enlarged(read_image(path)) for path in self._source]
+            return [drawable(x[..., ::-1] if self._rgb else x) for x in images]
+        return [drawable(read_image(path)) for path in self._source]
 
     def _draw(self, runner: Runner, epoch: int) -> None:
         model = unwrapped_model(runner)
