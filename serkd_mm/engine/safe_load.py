@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import tarfile
+import uuid
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -108,7 +109,8 @@ def load_url(
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         sys.stderr.write(f'Downloading {url} to {path}\n')
-        partial = folder / f'{os.getpid()}-{path.name}'
+        # Of this process alone, among all that share the folder.
+        partial = folder / f'{uuid.uuid4().hex}-{path.name}'
         try:
             torch.hub.download_url_to_file(url, str(partial), None, progress)
             with open(partial, 'rb') as opened:

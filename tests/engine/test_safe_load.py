@@ -504,6 +504,26 @@ def test_a_download_is_read_and_kept(server: str, tmp_path: Path) -> None:
     ]
 
 
+def test_containers_that_share_a_folder_download_apart(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each the process may have the same number."""
+    path, _ = saved(tmp_path / 'remote', 'a-{1}.pth')
+    targets: list[str] = []
+    download = torch.hub.download_url_to_file
+
+    def watched(url: str, target: str, *args: Any) -> None:
+        targets.append(target)
+        download(url, target, *args)
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', watched)
+    for _ in range(2):
+        read(f'{server}/{path.name}')
+        next((tmp_path / 'hub').rglob('*.pth')).unlink()
+
+    assert targets[0] != targets[1]
+
+
 def test_a_download_with_another_hash_is_refused_and_not_kept(
     server: str, tmp_path: Path
 ) -> None:
