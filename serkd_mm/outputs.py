@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -40,4 +41,8 @@ def check_out_file(path: str | Path, name: str) -> None:
     """
     if Path(path).is_dir():
         raise ValueError(f'{name}: {str(path)!r} is a folder; name a file')
+    if Path(path).exists() and not os.access(path, os.W_OK):
+        raise ValueError(
+            f'{name}: {str(path)!r} may not be written; name another file'
+        )
     check_out_folder(Path(path).parent, name)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -41,6 +42,19 @@ def test_a_file_that_cannot_be_written_is_named(
     (tmp_path / 'file').touch()
     with pytest.raises(ValueError, match=said):
         check_out_file(tmp_path / name, '--out')
+
+
+def test_a_file_that_may_not_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / 'kept.png'
+    check_out_file(path, '--out')
+    path.touch()
+    check_out_file(path, '--out')
+    # Which the superuser may always.
+    monkeypatch.setattr(os, 'access', lambda *_: False)
+    with pytest.raises(ValueError, match=r"^--out: '.*kept.png' may not be"):
+        check_out_file(path, '--out')
 
 
 @pytest.mark.parametrize(
