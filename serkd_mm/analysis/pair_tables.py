@@ -195,10 +195,11 @@ def _shape(shape: tuple[int, ...] | str) -> str:
 
 def _metric(number: int) -> str:
     """A count with three digits and a unit."""
-    for size, unit in ((1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
-        if number >= size:
-            return f'{number / size:.3g} {unit}'
-    return str(number)
+    scaled, units = float(number), ['', 'k', 'M', 'G', 'T']
+    while scaled >= 999.5 and len(units) > 1:
+        scaled /= 1000
+        units.pop(0)
+    return f'{_short(scaled)} {units[0]}'.rstrip()
 
 
 def _duration(seconds: float) -> str:
@@ -210,4 +211,4 @@ def _duration(seconds: float) -> str:
 
 def _short(number: float) -> str:
     """Three digits, or all in front of the point."""
-    return f'{number:.3g}' if number < 1000 else f'{number:,.0f}'
+    return f'{number:.3g}' if number < 999.5 else f'{number:,.0f}'

@@ -22,6 +22,7 @@ from serkd_mm.analysis import (
     CheckOptions,
     PairReport,
     check_pair,
+    pair_tables,
     read_config,
     save_pair,
     show_pair,
@@ -614,6 +615,23 @@ def test_the_tables_fit_on_a_terminal(fitting: PairReport, width: int) -> None:
         'Everything fits.',
     ):
         assert part in said
+
+
+@pytest.mark.parametrize(
+    ('number', 'shown'),
+    [
+        (999, '999'),
+        (63_572, '63.6 k'),
+        (999_499, '999 k'),
+        (999_600, '1 M'),
+        (1_784e9, '1.78 T'),
+        (2_500e12, '2,500 T'),
+    ],
+)
+def test_counts_have_three_digits_and_a_unit(
+    number: float, shown: str
+) -> None:
+    assert pair_tables._metric(int(number)) == shown
 
 
 def test_the_findings_can_be_read_by_programs(
