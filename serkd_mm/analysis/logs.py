@@ -64,7 +64,9 @@ class RunLog:
                 (s[-1][0] for s in self.train.values()), default=None
             ),
             'top-1 (last)': top1[-1][1] if top1 else None,
-            'top-1 (best)': max((v for _, v in top1), default=None),
+            'top-1 (best)': max(
+                (v for _, v in top1 if not math.isnan(v)), default=None
+            ),
             'teacher top-1': teacher[-1][1] if teacher else None,
             'agreement': _last(self.train.get('agreement')),
             'loss': _last(self.train.get('loss')),
@@ -91,6 +93,11 @@ def find_runs(paths: Iterable[Path | str]) -> list[RunLog]:
             raise FileNotFoundError(f'{path} is no folder; give work dirs')
         folders = [path, *sorted(p for p in path.rglob('*') if p.is_dir())]
         found = [folder for folder in folders if _starts(folder)]
+        # A link to a run of this folder is no other run.
+        own = {f.resolve() for f in found if not f.is_symlink()}
+        found = [
+            f for f in found if not f.is_symlink() or f.resolve() not in own
+        ]
         if not found:
             raise FileNotFoundError(
                 f'no run has logged below {path}: no folder there holds '
@@ -160,12 +167,12 @@ def _read_start(
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Scalars of every step, but for the last line of a killed run."""
+    """Scalars of every step, but for damaged lines, as of killed runs."""
     found = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
+    for line in path.read_text('utf-8', errors='replace').splitlines():
+        with contextlib.suppress(ValueError):
             found.append(json.loads(line))
-    return [scalars for scalars in found if 'step' in scalars]
+    return [s for s in found if isinstance(s, dict) and 'step' in s]
 
 
 def _cut(series: dict[str, Series], first: float) -> None:

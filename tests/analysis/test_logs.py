@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -108,6 +109,20 @@ def test_the_last_line_of_a_killed_run_is_passed_over(resumed: Path) -> None:
     assert read_curve(resumed) == [(1, 40.0), (2, 60.0), (3, 50.0)]
 
 
+@pytest.mark.parametrize('damage', [b'12', b'\xff\xfe', b'["step"]', b'\0'])
+def test_damaged_lines_are_passed_over(resumed: Path, damage: bytes) -> None:
+    path = resumed / '20260102_000000' / 'vis_data' / 'scalars.json'
+    path.write_bytes(damage + b'\n' + path.read_bytes() + damage)
+    assert read_run(resumed).train['loss'][-1] == (20, 1.0)
+
+
+@pytest.mark.parametrize('values', [[math.nan, 30.0], [30.0, math.nan]])
+def test_the_best_is_a_number(tmp_path: Path, values: list) -> None:
+    lines = [val_line(epoch, top1) for epoch, top1 in enumerate(values, 1)]
+    write_start(tmp_path, '20260101_000000', lines)
+    assert read_run(tmp_path).summary()['top-1 (best)'] == 30
+
+
 def test_losses_of_a_run_begun_before_leave_the_table(resumed: Path) -> None:
     """A run begun anew with other losses still has a row."""
     lines = [dict(loss=7.0, step=1), dict(loss=6.0, step=2)]
@@ -168,6 +183,20 @@ def test_runs_are_found_inside_a_folder(resumed: Path) -> None:
     write_start(other, '20260101_000000', [train_line(5, 1.0)])
     runs = find_runs([resumed.parent])
     assert [run.folder for run in runs] == [resumed, other]
+
+
+def test_a_link_to_a_run_beside_it_is_no_other_run(
+    resumed: Path, tmp_path: Path
+) -> None:
+    try:
+        (tmp_path / 'best').symlink_to(resumed)
+    except OSError as error:
+        pytest.skip(f'no links: {error}')
+    assert [run.folder for run in find_runs([tmp_path])] == [resumed]
+    links = tmp_path / 'links'
+    links.mkdir()
+    (links / 'best').symlink_to(resumed)
+    assert [run.folder for run in find_runs([links])] == [links / 'best']
 
 
 @pytest.mark.parametrize(
