@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..engine.hooks.teacher_check_hook import TEACHER_TOP1
+from ..number_text import number_text
 from .logs import TOP1, RunLog
 
 COLUMNS = 3
@@ -105,4 +106,4 @@ def _points(run: RunLog, panel: str) -> list[tuple[float, float]]:
 def _cell(value: float | str | None) -> str:
     if value is None:
         return '-'
-    return value if isinstance(value, str) else f'{value:.4g}'
+    return value if isinstance(value, str) else number_text(value)

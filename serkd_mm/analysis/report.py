@@ -11,6 +11,7 @@ from pathlib import Path
 from mmengine.fileio import put_text
 
 from ..engine.hooks.run_record_hook import RUN_RECORD
+from ..number_text import number_text
 from .logs import RunLog
 from .plot_logs import plot_runs
 
@@ -88,7 +89,9 @@ def _table(items: dict | None) -> str:
 
 
 def _text(value: object) -> str:
-    return f'{value:.5g}' if isinstance(value, float) else str(value)
+    if isinstance(value, (int, float)):
+        return number_text(value, 5)
+    return str(value)
 
 
 def _code(text: str | None) -> str:

@@ -123,6 +123,19 @@ def test_the_best_is_a_number(tmp_path: Path, values: list) -> None:
     assert read_run(tmp_path).summary()['top-1 (best)'] == 30
 
 
+def test_large_numbers_have_no_exponents(tmp_path: Path) -> None:
+    lines = [train_line(375_300, 0.12345, images_per_second=12_345.6)]
+    record = dict(parameters=dict(student=11_173_962))
+    write_start(tmp_path, '20260101_000000', lines, **record)
+    run = read_run(tmp_path)
+    row = markdown_table([run]).splitlines()[-1]
+    assert row.endswith('| 375,300 | - | - | - | - | 0.1235 | 12,346 |')
+    write_report(run, tmp_path / 'report.html')
+    page = (tmp_path / 'report.html').read_text()
+    for number in ('375,300', '0.12345', '12,346', '11,173,962'):
+        assert f'<td>{number}</td>' in page
+
+
 def test_losses_of_a_run_begun_before_leave_the_table(resumed: Path) -> None:
     """A run begun anew with other losses still has a row."""
     lines = [dict(loss=7.0, step=1), dict(loss=6.0, step=2)]

@@ -22,6 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ...number_text import number_text
+
 # That have drawn a bar.
 _hooks: weakref.WeakSet[ProgressHook] = weakref.WeakSet()
 
@@ -104,7 +106,7 @@ class ProgressHook(Hook):
             return
         scalars = runner.message_hub.log_scalars
         state = [
-            f'{unit}{scalars[name].current():.4g}{after}'
+            f'{unit}{number_text(scalars[name].current())}{after}'
             for name, unit, after in (
                 ('train/images_per_second', '', ' images/s'),
                 ('train/loss', 'loss ', ''),

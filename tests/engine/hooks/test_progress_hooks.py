@@ -207,7 +207,7 @@ def logger() -> Iterator[logging.Logger]:
 
 def fake_runner(logger: logging.Logger) -> Any:
     hub = MessageHub('progress')
-    hub.update_scalar('train/images_per_second', 123.0)
+    hub.update_scalar('train/images_per_second', 12345.6)
     hub.update_scalar('train/loss', 4.5)
     return SimpleNamespace(iter=3, max_iters=5, logger=logger, message_hub=hub)
 
@@ -224,7 +224,7 @@ def test_a_terminal_gets_a_bar_below_the_log(logger: logging.Logger) -> None:
     hook.after_run(runner)
     shown = screen.getvalue()
     assert '4/5' in shown
-    assert '123 images/s, loss 4.5' in shown
+    assert '12,346 images/s, loss 4.5' in shown
     assert 'a line of the log' in shown
     assert logger.handlers[0].stream is sys.__stdout__
 
