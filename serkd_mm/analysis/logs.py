@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,17 @@ Series = list[tuple[float, float]]
 
 SCALARS = 'vis_data/scalars.json'
 TOP1 = 'accuracy/top1'
+# What hooks log beside the metrics, first parts of the names.
+_NO_METRICS = {
+    'teacher',
+    'weight',
+    'superpixels',
+    'replaced_images',
+    'time',
+    'data_time',
+}
+# With log_with_hierarchy=True; the loss of a validation is another one.
+_HIERARCHY = re.compile('^(train/|val/(?!loss))')
 
 
 @dataclass
@@ -43,12 +55,25 @@ class RunLog:
         names = [name for name in self.train if 'loss' in name]
         return sorted(names, key=lambda name: name != 'loss')
 
+    @property
+    def metric(self) -> str:
+        """What validation is drawn by: top-1, else the first metric."""
+        names = [n for n in self.val if n.split('/')[0] not in _NO_METRICS]
+        top1 = [name for name in names if name.split('/')[-1] == 'top1']
+        return TOP1 if TOP1 in top1 else [*top1, *names, TOP1][0]
+
+    @property
+    def metric_title(self) -> str:
+        """The metric for the reader."""
+        top1 = self.metric.split('/')[-1] == 'top1'
+        return 'top-1' if top1 else self.metric
+
     def per_epoch(self) -> float | None:
         """Iterations of an epoch, None in runs without epochs."""
         epochs = self.train.get('epoch')
         # MMEngine's runs without epochs may log that they are in the first.
-        top1 = self.val.get(TOP1)
-        if not epochs or (top1 and epochs[-1][1] == 1 < top1[-1][0]):
+        metric = self.val.get(self.metric)
+        if not epochs or (metric and epochs[-1][1] == 1 < metric[-1][0]):
             return None
         known = self.record.get('iterations_per_epoch')
         # Logged iterations lie within their epochs.
@@ -56,16 +81,16 @@ class RunLog:
 
     def summary(self) -> dict[str, float | str | None]:
         """The row of a table."""
-        top1 = self.val.get(TOP1, [])
+        title, metric = self.metric_title, self.val.get(self.metric, [])
         teacher = self.val.get(TEACHER_TOP1, [])
         return {
             'run': str(self.folder),
             'iterations': max(
                 (s[-1][0] for s in self.train.values()), default=None
             ),
-            'top-1 (last)': top1[-1][1] if top1 else None,
-            'top-1 (best)': max(
-                (v for _, v in top1 if not math.isnan(v)), default=None
+            f'{title} (last)': _last(metric),
+            f'{title} (best)': max(
+                (v for _, v in metric if not math.isnan(v)), default=None
             ),
             'teacher top-1': teacher[-1][1] if teacher else None,
             'agreement': _last(self.train.get('agreement')),
@@ -120,7 +145,8 @@ def read_run(folder: Path) -> RunLog:
         train, val, first = _read_start(start / SCALARS, logged)
         # Validation counts epochs; those that ended before the start stay.
         per_epoch = run.per_epoch() or 1.0
-        validated = val[TOP1][0][0] if TOP1 in val else first
+        metric = val.get(RunLog(folder, val=val).metric, [(first, 0.0)])
+        validated = metric[0][0]
         _cut(run.train, first)
         _cut(run.val, min(first / per_epoch, validated))
         for kept, new in ((run.train, train), (run.val, val)):
@@ -172,7 +198,11 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text('utf-8', errors='replace').splitlines():
         with contextlib.suppress(ValueError):
             found.append(json.loads(line))
-    return [s for s in found if isinstance(s, dict) and 'step' in s]
+    return [
+        {_HIERARCHY.sub('', name): value for name, value in scalars.items()}
+        for scalars in found
+        if isinstance(scalars, dict) and 'step' in scalars
+    ]
 
 
 def _cut(series: dict[str, Series], first: float) -> None:

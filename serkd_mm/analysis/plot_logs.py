@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..engine.hooks.teacher_check_hook import TEACHER_TOP1
 from ..number_text import number_text
-from .logs import TOP1, RunLog
+from .logs import RunLog
 
 COLUMNS = 3
 
@@ -21,7 +21,8 @@ COLUMNS = 3
 def plot_runs(runs: Sequence[RunLog], path: Path | str | IO[bytes]) -> None:
     """Draw top-1, agreement, learning rate and every loss of the runs.
 
-    Over the epochs, or the iterations where a run has none.
+    Over the epochs, or the iterations where a run has none. A run that is not
+    validated by top-1 shows its first metric.
 
     Args:
         runs: Logs, drawn in one colour each.
@@ -32,7 +33,8 @@ def plot_runs(runs: Sequence[RunLog], path: Path | str | IO[bytes]) -> None:
         ValueError: If no run has logged a loss or a top-1 yet, or the suffix
             is of no format.
     """
-    panels = [TOP1, 'agreement', 'learning rate']
+    panels = [*dict.fromkeys(run.metric_title for run in runs)]
+    panels += ['agreement', 'learning rate']
     panels += dict.fromkeys(name for run in runs for name in run.losses)
     panels = [p for p in panels if any(_points(run, p) for run in runs)]
     if not panels:
@@ -56,11 +58,11 @@ def plot_runs(runs: Sequence[RunLog], path: Path | str | IO[bytes]) -> None:
 def markdown_table(runs: Sequence[RunLog]) -> str:
     """Summaries of the runs; a dash where a run has not logged a number."""
     rows = [run.summary() for run in runs]
-    columns = list(rows[0])
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [
         columns,
         ['---', *['---:'] * (len(columns) - 1)],
-        *([_cell(row[c]) for c in columns] for row in rows),
+        *([_cell(row.get(c)) for c in columns] for row in rows),
     ]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n'
 
@@ -72,7 +74,7 @@ def _draw(axes: Axes, panel: str, runs: Sequence[RunLog]) -> None:
         points = _points(run, panel)
         # Training is logged by iteration, validation by epoch if there are.
         scale = 1 / (run.per_epoch() or 1.0) if epochs else 1.0
-        if panel == TOP1:
+        if panel == run.metric_title:
             scale *= run.per_epoch() or 1.0
         x = [step * scale for step, _ in points]
         y = [value for _, value in points]
@@ -82,11 +84,11 @@ def _draw(axes: Axes, panel: str, runs: Sequence[RunLog]) -> None:
         axes.plot(x, y, color=color, marker=marker, markersize=3,
                   linewidth=1.2, label=str(run.folder))  # fmt: skip
         teacher = run.val.get(TEACHER_TOP1)
-        if panel == TOP1 and teacher:
+        if panel == 'top-1' and teacher:
             axes.axhline(teacher[-1][1], color=color, linestyle='--',
                          linewidth=0.9)  # fmt: skip
     title = panel
-    if panel == TOP1:
+    if panel == 'top-1':
         dashed = any(TEACHER_TOP1 in run.val for run in runs)
         title = 'top-1 (%)' + (', teacher dashed' if dashed else '')
     elif 'loss' in panel and 0 < 10 * min(values) < max(values):
@@ -98,8 +100,8 @@ def _draw(axes: Axes, panel: str, runs: Sequence[RunLog]) -> None:
 
 
 def _points(run: RunLog, panel: str) -> list[tuple[float, float]]:
-    if panel == TOP1:
-        return run.val.get(TOP1, [])
+    if panel == run.metric_title:
+        return run.val.get(run.metric, [])
     return run.train.get('lr' if panel == 'learning rate' else panel, [])
 
 

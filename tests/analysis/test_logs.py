@@ -123,6 +123,54 @@ def test_the_best_is_a_number(tmp_path: Path, values: list) -> None:
     assert read_run(tmp_path).summary()['top-1 (best)'] == 30
 
 
+@pytest.mark.parametrize('prefix', ['', 'val/'])
+@pytest.mark.parametrize(
+    ('name', 'title'),
+    [
+        ('accuracy/top1', 'top-1'),
+        ('student/top1', 'top-1'),
+        ('multi-label/mAP', 'multi-label/mAP'),
+    ],
+)
+def test_other_metrics_and_hierarchies_are_known(
+    tmp_path: Path, prefix: str, name: str, title: str
+) -> None:
+    train = dict(loss=2.0, lr=0.1, loss_kd=1.0)
+    if prefix:
+        train = {f'train/{key}': value for key, value in train.items()}
+    metrics = {'data_time': 0.1, 'other/top5': 90.0, name: 77.0, 'time': 0.1}
+    if not name.endswith('top1'):
+        del metrics['other/top5']
+    lines = [
+        {'weight/loss_kd': 1.0, 'teacher/top1': 90.0, 'step': 0},
+        dict(train, epoch=1, iter=10, step=10),
+        {f'{prefix}{key}': value for key, value in metrics.items()}
+        | dict(step=1),
+    ]
+    write_start(tmp_path / 'run', '20260101_000000', lines)
+    run = read_run(tmp_path / 'run')
+    assert run.losses == ['loss', 'loss_kd']
+    summary = run.summary()
+    assert summary[f'{title} (last)'] == summary[f'{title} (best)'] == 77
+    axes = Figure().subplots()
+    _draw(axes, title, [run])
+    assert [*axes.lines[0].get_xdata()] == [1]
+    assert axes.get_title().startswith(title)
+
+
+def test_runs_of_other_metrics_share_a_table(
+    resumed: Path, tmp_path: Path
+) -> None:
+    lines = [train_line(5, 1.0), {'multi-label/mAP': 60.0, 'step': 1}]
+    write_start(tmp_path / 'labels', '20260101_000000', lines)
+    runs = [read_run(resumed), read_run(tmp_path / 'labels')]
+    plot_runs(runs, tmp_path / 'curves.png')
+    head, _, first, second = markdown_table(runs).splitlines()
+    assert head.endswith('| multi-label/mAP (last) | multi-label/mAP (best) |')
+    assert first.endswith('| - | - |')
+    assert second.endswith('labels | 5 | - | - | - | - | 1 | - | 60 | 60 |')
+
+
 def test_large_numbers_have_no_exponents(tmp_path: Path) -> None:
     lines = [train_line(375_300, 0.12345, images_per_second=12_345.6)]
     record = dict(parameters=dict(student=11_173_962))
@@ -175,7 +223,7 @@ def test_epochs_and_iterations_share_an_axis(
     resumed: Path, iterations: Path
 ) -> None:
     axes = Figure().subplots()
-    _draw(axes, 'accuracy/top1', [read_run(resumed), read_run(iterations)])
+    _draw(axes, 'top-1', [read_run(resumed), read_run(iterations)])
     drawn = [[*line.get_xdata()] for line in axes.lines[:2]]
     assert drawn == [[10, 20, 30], [20, 40]]
     assert axes.get_xlabel() == 'iteration'
