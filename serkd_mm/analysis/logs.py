@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ..engine.hooks.run_record_hook import RUN_RECORD
+from ..engine.hooks.run_record_hook import ITERATION, RUN_RECORD
 from ..engine.hooks.teacher_check_hook import TEACHER_TOP1
 
 Series = list[tuple[float, float]]
@@ -39,15 +39,20 @@ class RunLog:
 
     Attributes:
         folder: Work dir of the run.
-        train: Name to (iteration, value), logged while training.
+        train: Name to (iteration, value), logged while training. What came
+            before a resume with epochs of another length is counted anew, in
+            these.
         val: Name to (epoch, or iteration in runs without epochs, value).
         record: What ``RunRecordHook`` wrote, of the last start.
+        epoch_length: Iterations of an epoch, as the last start that logged a
+            loss has recorded them.
     """
 
     folder: Path
     train: dict[str, Series] = field(default_factory=dict)
     val: dict[str, Series] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
+    epoch_length: float | None = None
 
     @property
     def losses(self) -> list[str]:
@@ -71,23 +76,24 @@ class RunLog:
     def per_epoch(self) -> float | None:
         """Iterations of an epoch, None in runs without epochs."""
         epochs = self.train.get('epoch')
-        # MMEngine's runs without epochs may log that they are in the first.
-        metric = self.val.get(self.metric)
-        if not epochs or (metric and epochs[-1][1] == 1 < metric[-1][0]):
+        if not epochs:
             return None
-        known = self.record.get('iterations_per_epoch')
         # Logged iterations lie within their epochs.
-        return known or max(step / epoch for step, epoch in epochs)
+        length = self.epoch_length or max(s / epoch for s, epoch in epochs)
+        step, epoch = epochs[-1]
+        validated = self.val.get(self.metric, [(1, 0.0)])[-1][0]
+        # MMEngine's runs without epochs may log that they are in the first.
+        endless = epoch == 1 and (validated > 1 or step > length)
+        return None if endless else length
 
     def summary(self) -> dict[str, float | str | None]:
         """The row of a table."""
         title, metric = self.metric_title, self.val.get(self.metric, [])
         teacher = self.val.get(TEACHER_TOP1, [])
+        steps = [series[-1][0] for series in self.train.values()]
         return {
             'run': str(self.folder),
-            'iterations': max(
-                (s[-1][0] for s in self.train.values()), default=None
-            ),
+            'iterations': round(max(steps)) if steps else None,
             f'{title} (last)': _last(metric),
             f'{title} (best)': max(
                 (v for _, v in metric if not math.isnan(v)), default=None
@@ -117,7 +123,7 @@ def find_runs(paths: Iterable[Path | str]) -> list[RunLog]:
         if not path.is_dir():
             raise FileNotFoundError(f'{path} is no folder; give work dirs')
         folders = [path, *sorted(p for p in path.rglob('*') if p.is_dir())]
-        found = [folder for folder in folders if _starts(folder)]
+        found = [folder for folder in folders if starts(folder)]
         # A link to a run of this folder is no other run.
         own = {f.resolve() for f in found if not f.is_symlink()}
         found = [
@@ -140,56 +146,75 @@ def read_run(folder: Path) -> RunLog:
     anew forgets the old one.
     """
     run = RunLog(folder)
-    for start in _starts(folder):
-        logged = run.train.get('loss', [])
-        train, val, first = _read_start(start / SCALARS, logged)
+    for start in starts(folder):
+        new, first = _read_start(start, run.train.get('loss', []))
+        _count_anew(run, new.epoch_length, first)
         # Validation counts epochs; those that ended before the start stay.
-        per_epoch = run.per_epoch() or 1.0
-        metric = val.get(RunLog(folder, val=val).metric, [(first, 0.0)])
-        validated = metric[0][0]
+        validated = new.val.get(new.metric, [(first, 0.0)])[0][0]
         _cut(run.train, first)
-        _cut(run.val, min(first / per_epoch, validated))
-        for kept, new in ((run.train, train), (run.val, val)):
-            for name, series in new.items():
+        _cut(run.val, min(first / (run.per_epoch() or 1.0), validated))
+        for kept, added in ((run.train, new.train), (run.val, new.val)):
+            for name, series in added.items():
                 kept.setdefault(name, []).extend(series)
-        record = start / RUN_RECORD
-        if record.is_file():
-            run.record = json.loads(record.read_text())
+        run.record = new.record or run.record
     return run
 
 
-def _starts(folder: Path) -> list[Path]:
-    """Folders of the starts of a run; their names are times."""
-    return sorted(p.parents[1] for p in folder.glob(f'*/{SCALARS}'))
+def starts(folder: Path, file: str = SCALARS) -> list[Path]:
+    """Folders of the starts of a run, in the order in which they began.
 
-
-def _read_start(
-    path: Path, before: Series
-) -> tuple[dict[str, Series], dict[str, Series], float]:
-    """Training scalars, the others, and the first iteration.
+    Where a start has not recorded that, their names order them all, which
+    are local times.
 
     Args:
-        path: The log.
+        folder: Work dir of the run.
+        file: What the starts have in their folders.
+
+    Returns:
+        The folders.
+    """
+    found = sorted(
+        folder / path.relative_to(folder).parts[0]
+        for path in folder.glob(f'*/{file}')
+    )
+    began: dict[Path, Any] = {s: _record(s).get('started') for s in found}
+    if None in began.values():
+        return found
+    return sorted(found, key=lambda start: began[start])
+
+
+def _record(start: Path) -> dict[str, Any]:
+    path = start / RUN_RECORD
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _read_start(start: Path, before: Series) -> tuple[RunLog, float]:
+    """What a start has logged, and its first iteration.
+
+    Args:
+        start: Folder of the start.
         before: The loss that earlier starts have logged.
     """
-    train: dict[str, Series] = {}
-    val: dict[str, Series] = {}
-    lines = _lines(path)
+    run = RunLog(start, record=_record(start))
+    lines = _lines(start / SCALARS)
     first = min((s['step'] for s in lines if 'loss' in s), default=math.inf)
     last = max((step for step, _ in before if step < first), default=0)
+    if first < math.inf:
+        run.epoch_length = run.record.get('iterations_per_epoch')
     for scalars in lines:
         step = scalars.pop('step')
+        iteration = scalars.pop(ITERATION, last)
         training = 'loss' in scalars
         if training:
             last = step
         elif step == 0:
             # MMEngine counts no epochs in runs of iterations, by default.
-            step = last
+            step = iteration
         for name, value in scalars.items():
             if isinstance(value, (int, float)):
-                kept = train if training else val
+                kept = run.train if training else run.val
                 kept.setdefault(name, []).append((step, value))
-    return train, val, first
+    return run, first
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -203,6 +228,22 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         for scalars in found
         if isinstance(scalars, dict) and 'step' in scalars
     ]
+
+
+def _count_anew(run: RunLog, length: float | None, first: float) -> None:
+    """Count a run's iterations in the epochs of a start that goes on with it.
+
+    Args:
+        run: The run so far; changed in place.
+        length: Iterations of an epoch of the start, None if it has none.
+        first: First iteration of the start.
+    """
+    before = run.per_epoch() and run.epoch_length
+    # Else it does not go on with it, but begins anew.
+    if before and length and first > run.train['epoch'][0][0]:
+        for name, points in run.train.items():
+            run.train[name] = [(s * length / before, v) for s, v in points]
+    run.epoch_length = length or run.epoch_length
 
 
 def _cut(series: dict[str, Series], first: float) -> None:

@@ -68,7 +68,8 @@ def markdown_table(runs: Sequence[RunLog]) -> str:
 
 
 def _draw(axes: Axes, panel: str, runs: Sequence[RunLog]) -> None:
-    epochs = all(run.per_epoch() for run in runs)
+    # A run that has only begun has no epochs yet.
+    epochs = all(run.per_epoch() for run in runs if run.train)
     values: list[float] = []
     for index, run in enumerate(runs):
         points = _points(run, panel)

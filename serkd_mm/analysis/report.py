@@ -12,8 +12,10 @@ from mmengine.fileio import put_text
 
 from ..engine.hooks.run_record_hook import RUN_RECORD
 from ..number_text import number_text
-from .logs import RunLog
+from .logs import RunLog, starts
 from .plot_logs import plot_runs
+
+CONFIG = 'vis_data/config.py'
 
 STYLE = """
 body { font: 15px/1.5 sans-serif; max-width: 72em; margin: 2em auto;
@@ -67,11 +69,11 @@ def _curves(run: RunLog) -> str:
 
 
 def _config(run: RunLog) -> str | None:
-    configs = sorted(run.folder.glob('*/vis_data/config.py'))
+    found = starts(run.folder, CONFIG)
     # Of trainings, not of tests of what they left.
-    trained = [p for p in configs if (p.parents[1] / RUN_RECORD).is_file()]
-    configs = trained or configs
-    return configs[-1].read_text(encoding='utf-8') if configs else None
+    trained = [s for s in starts(run.folder, RUN_RECORD) if s in found]
+    found = trained or found
+    return (found[-1] / CONFIG).read_text('utf-8') if found else None
 
 
 def _section(title: str, body: str) -> str:

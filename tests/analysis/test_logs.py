@@ -219,6 +219,63 @@ def test_a_run_of_iterations_has_a_curve(iterations: Path) -> None:
     assert read_curve(iterations) == [(20, 22.0), (40, 42.0)]
 
 
+@pytest.mark.parametrize('length', [50, 200])
+def test_a_run_resumed_with_other_epochs_is_one_line(
+    tmp_path: Path, length: int
+) -> None:
+    """After five epochs of 100 iterations each, for two more."""
+    starts = {'1': (100, range(1, 6)), '2': (length, range(6, 8))}
+    for name, (per_epoch, epochs) in starts.items():
+        lines = []
+        for epoch in epochs:
+            for step in (per_epoch * (epoch - 0.5), per_epoch * epoch):
+                lines.append(dict(loss=1.0, epoch=epoch, step=int(step)))
+            lines.append(val_line(epoch, 60.0 - epoch))
+        record = dict(iterations_per_epoch=per_epoch)
+        write_start(tmp_path, name, lines, **record)
+    run = read_run(tmp_path)
+    assert run.val['accuracy/top1'] == [(e, 60 - e) for e in range(1, 8)]
+    assert run.per_epoch() == length
+    assert run.summary()['iterations'] == 7 * length
+    axes = Figure().subplots()
+    _draw(axes, 'loss', [run])
+    assert [*axes.lines[0].get_xdata()] == [e / 2 for e in range(1, 15)]
+
+    # A start killed before its first loss counts nothing anew.
+    write_start(tmp_path, '3', [], iterations_per_epoch=7)
+    assert read_run(tmp_path).train == run.train
+    assert read_run(tmp_path).per_epoch() == length
+
+    # A run begun anew, which keeps nothing.
+    lines = [dict(loss=2.0, epoch=1, step=50), val_line(1, 10.0)]
+    write_start(tmp_path, '4', lines, iterations_per_epoch=2 * length)
+    assert read_run(tmp_path).train['loss'] == [(50, 2.0)]
+    assert read_run(tmp_path).val['accuracy/top1'] == [(1, 10.0)]
+
+
+def test_starts_follow_each_other_by_when_they_began(tmp_path: Path) -> None:
+    """Not by their names, local times: summer ends between the two."""
+    first, second = ([train_line(step, 1.0)] for step in (5, 10))
+    write_start(tmp_path, '20261025_025000', first, started=100.0)
+    write_start(tmp_path, '20261025_020500', second, started=1000.0)
+    assert read_run(tmp_path).train['loss'] == [(5, 1.0), (10, 1.0)]
+    config = tmp_path / '20261025_020500' / 'vis_data' / 'config.py'
+    config.write_text('of = "the second"')
+    write_report(read_run(tmp_path), tmp_path / 'report.html')
+    assert 'the second' in (tmp_path / 'report.html').read_text()
+
+
+def test_a_run_that_has_only_begun_leaves_the_epochs(
+    resumed: Path, tmp_path: Path
+) -> None:
+    lines = [{'teacher/top1': 90.0, 'step': 0}]
+    write_start(tmp_path / 'begun', '20260101_000000', lines)
+    axes = Figure().subplots()
+    _draw(axes, 'loss', [read_run(resumed), read_run(tmp_path / 'begun')])
+    assert axes.get_xlabel() == 'epoch'
+    assert [*axes.lines[0].get_xdata()] == [0.5, 1.0, 1.5, 2.0]
+
+
 def test_epochs_and_iterations_share_an_axis(
     resumed: Path, iterations: Path
 ) -> None:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import RuntimeInfoHook
 from mmengine.logging import MessageHub
 from mmengine.runner import Runner
@@ -22,6 +24,7 @@ from rich.console import Console
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from serkd_mm.analysis.logs import read_run
 from serkd_mm.engine.hooks import (
     LogTransferHook,
     ProgressHook,
@@ -159,10 +162,57 @@ def test_a_run_logs_under_stable_names(run: tuple[list[dict], Path]) -> None:
         k: v for k, v in weights.items() if k.startswith('weight/')
     }
     assert record['iterations_per_epoch'] == 2
+    assert time.time() - 600 < record['started'] < time.time()
     assert record['processes'] == 1
     assert record['parameters']['teacher'] > record['parameters']['student']
     assert 'PyTorch' in record['environment']
     assert not list(log.glob('*.tmp'))
+
+
+class Count(BaseMetric):
+    """Validates without looking at anything."""
+
+    default_prefix = 'accuracy'
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        self.results.append(1.0)
+
+    def compute_metrics(self, results: list) -> dict:
+        return dict(top1=float(len(results)))
+
+
+@pytest.mark.parametrize('hierarchy', [False, True])
+def test_validations_of_a_run_of_iterations_are_where_they_were(
+    tmp_path: Path, hierarchy: bool
+) -> None:
+    loader = dict(
+        batch_size=4,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=Samples(),
+    )
+    runner = Runner(
+        model=builders.build(),
+        work_dir=str(tmp_path),
+        train_dataloader=loader | dict(sampler=dict(type='InfiniteSampler')),
+        val_dataloader=loader,
+        val_cfg=dict(),
+        val_evaluator=Evaluator(Count()),
+        train_cfg=dict(by_epoch=False, max_iters=7, val_interval=3),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=4),
+            checkpoint=None,
+            run_record=dict(type='RunRecordHook'),
+        ),
+        log_processor=dict(log_with_hierarchy=hierarchy),
+        default_scope='mmpretrain',
+        experiment_name=f'iterations_{tmp_path.name}',
+    )
+    runner.train()
+    run = read_run(tmp_path)
+    assert [step for step, _ in run.val['accuracy/top1']] == [3, 6, 7]
+    assert run.per_epoch() is None
 
 
 def test_models_without_a_distiller_are_recorded(tmp_path: Path) -> None:
