@@ -32,6 +32,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     with one_line_errors():
+        if not args.out.suffix:
+            args.out = args.out.with_suffix('.png')
         runs = find_runs(args.folders)
         check_out_file(args.out, '--out')
         plot_runs(runs, args.out)

@@ -51,7 +51,11 @@ def plot_runs(runs: Sequence[RunLog], path: Path | str | IO[bytes]) -> None:
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside upper left', fontsize=8)
+    legend = figure.legend(
+        handles, labels, loc='outside upper left', fontsize=8
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     figure.savefig(path, dpi=130)
 
 
@@ -82,8 +86,9 @@ def _draw(axes: Axes, panel: str, runs: Sequence[RunLog]) -> None:
         values += y
         color = matplotlib.colormaps['tab10'](index % 10)
         marker = 'o' if len(points) < 30 else None
+        # Without the blank, names that begin with _ have no legend.
         axes.plot(x, y, color=color, marker=marker, markersize=3,
-                  linewidth=1.2, label=str(run.folder))  # fmt: skip
+                  linewidth=1.2, label=f' {run.folder}')  # fmt: skip
         teacher = run.val.get(TEACHER_TOP1)
         if panel == 'top-1' and teacher:
             axes.axhline(teacher[-1][1], color=color, linestyle='--',
@@ -109,4 +114,6 @@ def _points(run: RunLog, panel: str) -> list[tuple[float, float]]:
 def _cell(value: float | str | None) -> str:
     if value is None:
         return '-'
-    return value if isinstance(value, str) else number_text(value)
+    if isinstance(value, str):
+        return value.replace('|', r'\|')
+    return number_text(value)

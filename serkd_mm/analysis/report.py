@@ -57,8 +57,12 @@ def write_report(run: RunLog, path: Path) -> None:
 
 
 def superpixel_images(run: RunLog) -> list[Path]:
-    """Pictures of superpixels below the work dir, in the order drawn."""
-    found = run.folder.rglob('*superpixels*.png')
+    """Pictures of superpixels of the run itself, in the order drawn."""
+    found = [
+        path
+        for place in ('', '*/vis_data/**/')
+        for path in run.folder.glob(f'{place}*superpixels*.png')
+    ]
     return sorted(found, key=lambda path: (path.stat().st_mtime, path.name))
 
 

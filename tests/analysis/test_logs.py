@@ -11,6 +11,7 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -169,6 +170,32 @@ def test_runs_of_other_metrics_share_a_table(
     assert head.endswith('| multi-label/mAP (last) | multi-label/mAP (best) |')
     assert first.endswith('| - | - |')
     assert second.endswith('labels | 5 | - | - | - | - | 1 | - | 60 | 60 |')
+
+
+@pytest.mark.parametrize('name', ['_run', 'a$x_$b', 'x$\\foo$'])
+def test_every_name_of_a_run_is_in_the_legend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write_start(tmp_path, '20260101_000000', [train_line(5, 1.0)])
+    run = read_run(tmp_path)
+    run.folder = Path(name)
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def savefig(figure: Figure, *args: Any, **kwargs: Any) -> None:
+        figures.append(figure)
+        save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, 'savefig', savefig)
+    plot_runs([run], tmp_path / 'curves.png')
+    ((legend,),) = (figure.legends for figure in figures)
+    assert [t.get_text().strip() for t in legend.get_texts()] == [name]
+
+
+def test_a_bar_in_a_name_leaves_the_table_whole(resumed: Path) -> None:
+    run = read_run(resumed)
+    run.folder = Path('a|b')
+    assert markdown_table([run]).splitlines()[-1].startswith(r'| a\|b | 20 |')
 
 
 def test_large_numbers_have_no_exponents(tmp_path: Path) -> None:
@@ -348,9 +375,13 @@ def test_the_picture_shows_every_run(resumed: Path, tmp_path: Path) -> None:
 def test_the_report_holds_everything_and_loads_nothing(
     resumed: Path, tmp_path: Path
 ) -> None:
-    cv2.imwrite(
-        str(resumed / 'superpixels_1.png'), np.zeros((4, 4, 3), np.uint8)
-    )
+    drawn = Path('20260101_000000') / 'vis_data' / 'vis_image'
+    inner = resumed / 'inner'
+    write_start(inner, '20260101_000000', [train_line(5, 1.0)])
+    for folder in (resumed, resumed / drawn, inner / drawn):
+        folder.mkdir(exist_ok=True)
+        picture = folder / f'superpixels_{folder.parts.count("inner")}.png'
+        cv2.imwrite(str(picture), np.zeros((4, 4, 3), np.uint8))
     path = tmp_path / 'report.html'
     write_report(read_run(resumed), path)
     page = path.read_text()
@@ -359,7 +390,9 @@ def test_the_report_holds_everything_and_loads_nothing(
     assert '<th>loss_kd</th><td>0.25</td>' in page
     assert '<th>top-1 (best)</th><td>60</td>' in page
     sources = re.findall(r'src="([^"]*)"', page)
-    assert len(sources) == 2
+    assert len(sources) == 3
+    assert 'superpixels_0' in page
+    assert 'superpixels_1' not in page  # another run's
     for source in sources:
         assert source.startswith('data:image/png;base64,')
         data = base64.b64decode(source.split(',')[1])
@@ -402,6 +435,12 @@ def test_tools_write_where_they_say(
     tool('plot_logs').main()
     assert str(picture) in capsys.readouterr().out
     assert picture.is_file()
+    # Pictures are PNGs by default.
+    picture.unlink()
+    monkeypatch.setattr(sys, 'argv', [*arguments[:3], str(tmp_path / 'c')])
+    tool('plot_logs').main()
+    assert f'picture: {tmp_path / "c.png"}' in capsys.readouterr().out
+    assert (tmp_path / 'c.png').is_file()
 
     monkeypatch.setattr(sys, 'argv', ['report.py', str(resumed)])
     tool('report').main()
