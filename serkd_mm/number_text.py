@@ -14,4 +14,5 @@ def number_text(value: float, digits: int = 4) -> str:
     Returns:
         ``0.1235``, ``99.5`` or ``375,300``.
     """
-    return f'{value:,.0f}' if abs(value) >= 1000 else f'{value:.{digits}g}'
+    text = f'{value:.{digits}g}'
+    return f'{value:,.0f}' if abs(float(text)) >= 1000 else text

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..number_text import number_text
 from .choose import by
 from .findings import PairReport, Step
 
@@ -210,5 +211,4 @@ def _duration(seconds: float) -> str:
 
 
 def _short(number: float) -> str:
-    """Three digits, or all in front of the point."""
-    return f'{number:.3g}' if number < 999.5 else f'{number:,.0f}'
+    return number_text(number, 3)

@@ -16,7 +16,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.fileio import put_text
 
-from ..analysis.logs import TOP1, read_run
+from ..analysis.logs import read_run
 from ..engine.checkpoints import latest_checkpoints
 from ..paths import sha256_of
 from .process import LOCK, RunError
@@ -209,7 +209,8 @@ def read_curve(folder: Path) -> list[tuple[int, float]]:
 
     Runs without epochs have iterations in their place.
     """
-    top1 = read_run(folder).val.get(TOP1, [])
+    log = read_run(folder)
+    top1 = log.val.get(log.metric, []) if log.metric_title == 'top-1' else []
     return [(int(epoch), value) for epoch, value in top1]
 
 

@@ -624,6 +624,7 @@ def test_the_tables_fit_on_a_terminal(fitting: PairReport, width: int) -> None:
         (63_572, '63.6 k'),
         (999_499, '999 k'),
         (999_600, '1 M'),
+        (1_784, '1.78 k'),
         (1_784e9, '1.78 T'),
         (2_500e12, '2,500 T'),
     ],

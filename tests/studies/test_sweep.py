@@ -18,7 +18,12 @@ import pytest
 from serkd_mm.studies import Run, Study, Sweep, runs_of
 from serkd_mm.studies import sweep as sweep_module
 from serkd_mm.studies.process import RunError, lock, slot_environment
-from serkd_mm.studies.runs import file_digest, fingerprint, finished_curve
+from serkd_mm.studies.runs import (
+    file_digest,
+    fingerprint,
+    finished_curve,
+    read_curve,
+)
 
 from .fakes import (
     FakeLauncher,
@@ -162,6 +167,19 @@ def test_the_line_that_says_why_is_quoted(
     (tmp_path / 'train.log').write_text('\n'.join(lines))
     with pytest.raises(RunError, match=re.escape(f'status 1: {found} (see')):
         finished_curve(tmp_path, 1, None)
+
+
+@pytest.mark.parametrize(
+    ('metric', 'curve'),
+    [('student/top1', [(1, 50.0)]), ('multi-label/mAP', [])],
+)
+def test_top1_may_have_any_prefix(
+    metric: str, curve: list, tmp_path: Path
+) -> None:
+    log = tmp_path / '20260101_000000' / 'vis_data' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text(json.dumps({metric: 50.0, 'step': 1}))
+    assert read_curve(tmp_path) == curve
 
 
 def half_finish(study: Study, folder: Path, checkpoint: bool) -> Run:
