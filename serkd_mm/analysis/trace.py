@@ -100,8 +100,8 @@ def trace_network(network: nn.Module, size: tuple[int, int]) -> NetworkTrace:
 
     Raises:
         SizeError: If the network does not run at this size.
-        ValueError: If it has no backbone, or computes something else on every
-            run.
+        ValueError: If it has no backbone, puts out no tensor, or computes
+            something else on every run.
     """
     if not isinstance(getattr(network, BACKBONE, None), nn.Module):
         raise ValueError(
@@ -121,6 +121,11 @@ def trace_network(network: nn.Module, size: tuple[int, int]) -> NetworkTrace:
     sources = _token_sources(calls, size)
     logits = _logits(calls, output)
     outputs = _tensors(output)
+    if not outputs:
+        raise ValueError(
+            f'{type(network).__name__} puts out {type(output).__name__} and '
+            'no tensor; give the model of a classifier'
+        )
     last = outputs[-1]
     if logits is None:
         shape = tuple(last.shape[1:])

@@ -233,3 +233,12 @@ def test_a_size_that_does_not_run_names_the_module() -> None:
 def test_a_network_without_backbone_is_refused() -> None:
     with pytest.raises(ValueError, match="Linear has no module named 'back"):
         trace_network(nn.Linear(3, 4), SIZE)
+
+
+def test_a_network_that_puts_out_no_tensor_is_refused() -> None:
+    class Counting(Network):
+        def forward(self, images: Tensor) -> Any:
+            return len(self.backbone(images))
+
+    with pytest.raises(ValueError, match='Counting puts out int and no tens'):
+        trace_network(Counting(nn.Conv2d(3, 8, 8, 8)), SIZE)
