@@ -28,6 +28,7 @@ from serkd_mm.engine.hooks import (
 from tests.engine.runs import (
     EPOCHS,
     STEPS,
+    Scores,
     build_runner,
     checkpoints_of,
     log_of,
@@ -82,6 +83,18 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
     return at
 
 
+def forgive(runner: Any, method: str) -> None:
+    """Let a run go on after a save that failed."""
+    (saver,) = (h for h in runner.hooks if hasattr(h, 'last_ckpt'))
+    save = getattr(saver, method)
+
+    def going_on(*args: Any) -> None:
+        with contextlib.suppress(FailsError):
+            save(*args)
+
+    setattr(saver, method, going_on)
+
+
 def test_the_last_ones_are_kept_and_named(tmp_path: Path) -> None:
     train(tmp_path, hooks=dict(checkpoint=dict(max_keep_ckpts=2)))
 
@@ -96,6 +109,18 @@ def test_by_iteration_too(tmp_path: Path) -> None:
 
     assert checkpoints_of(tmp_path) == ['iter_10.pth']
     assert last(tmp_path) == 'iter_10.pth'
+
+
+def test_a_name_that_every_checkpoint_has_stays(tmp_path: Path) -> None:
+    hook = dict(filename_tmpl='latest.pth', max_keep_ckpts=1)
+
+    train(
+        tmp_path,
+        hooks=dict(checkpoint=hook),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+    )
+
+    assert checkpoints_of(tmp_path) == [last(tmp_path)] == ['latest.pth']
 
 
 # Every save writes a checkpoint and last_checkpoint.
@@ -143,14 +168,7 @@ def test_a_run_goes_on_after_a_save_that_failed(
     runner = build_runner(
         tmp_path, hooks=dict(checkpoint=hook), **validation(1, 2, 0)
     )
-    (saver,) = (h for h in runner.hooks if hasattr(h, 'last_ckpt'))
-    save = saver._save_best_checkpoint
-
-    def going_on(*args: Any) -> None:
-        with contextlib.suppress(FailsError):
-            save(*args)
-
-    saver._save_best_checkpoint = going_on
+    forgive(runner, '_save_best_checkpoint')
     # The second best one.
     failing(8)
 
@@ -160,6 +178,25 @@ def test_a_run_goes_on_after_a_save_that_failed(
     assert last(tmp_path) == 'epoch_3.pth'
 
 
+def test_of_several_best_ones_too(tmp_path: Path, failing: Any) -> None:
+    hook = dict(
+        max_keep_ckpts=1, save_best=['score', 'other/score'], rule='greater'
+    )
+    cfg = validation(1, 2, 3)
+    other = Scores((1, 2, 3))
+    other.prefix = 'other'
+    cfg['val_evaluator'].append(other)
+    runner = build_runner(tmp_path, hooks=dict(checkpoint=hook), **cfg)
+    forgive(runner, '_save_best_checkpoint')
+    # The first one of epoch 2: six writes of epoch 1, then two.
+    failing(9)
+
+    runner.train()
+
+    best = [f'best_other_score_epoch_{EPOCHS}.pth', BEST.format(EPOCHS)]
+    assert checkpoints_of(tmp_path) == [*best, f'epoch_{EPOCHS}.pth']
+
+
 def test_what_was_to_be_kept_outlives_a_save_that_failed(
     tmp_path: Path, failing: Any
 ) -> None:
@@ -167,14 +204,7 @@ def test_what_was_to_be_kept_outlives_a_save_that_failed(
     runner = build_runner(
         tmp_path, hooks=dict(checkpoint=hook), **validation(3, 2, 1)
     )
-    (saver,) = (h for h in runner.hooks if hasattr(h, 'last_ckpt'))
-    save = saver._save_checkpoint
-
-    def going_on(*args: Any) -> None:
-        with contextlib.suppress(FailsError):
-            save(*args)
-
-    saver._save_checkpoint = going_on
+    forgive(runner, '_save_checkpoint')
     # The third checkpoint, after five writes of epoch 1 and two of epoch 2.
     failing(8)
 
@@ -561,25 +591,28 @@ class Stop(Hook):
             raise FailsError
 
 
-@pytest.mark.parametrize('interval', [1, 2])
+# The last one validates from the second epoch on.
+@pytest.mark.parametrize(
+    ('interval', 'later'), [(1, None), (2, None), (9, [(3, 1)])]
+)
 def test_a_validation_that_did_not_end_is_made_up_for(
-    tmp_path: Path, interval: int
+    tmp_path: Path, interval: int, later: list | None
 ) -> None:
+    def cfg(*scores: float) -> dict:
+        overrides = validation(*scores, interval=interval)
+        overrides['train_cfg']['dynamic_intervals'] = later
+        return overrides
+
     hooks = dict(checkpoint=dict(save_best='score', rule='greater'))
     with pytest.raises(FailsError):
         train(
             tmp_path,
             hooks=dict(**hooks, stop=Stop()),
-            **validation(*([1] * (interval == 1)), interval=interval),
+            **cfg(*([1] * (interval == 1))),
         )
     assert last(tmp_path) == 'epoch_2.pth'
 
-    train(
-        tmp_path,
-        hooks=hooks,
-        resume=True,
-        **validation(5, 2, interval=interval),
-    )
+    train(tmp_path, hooks=hooks, resume=True, **cfg(5, 2))
 
     assert BEST.format(2) in checkpoints_of(tmp_path)
     assert 'Validating first' in log_of(tmp_path)
