@@ -79,6 +79,14 @@ def resumed(
     )
 
 
+def settings_at(work_dir: Path, iteration: int) -> list[list[float]]:
+    """Rates of all groups in a checkpoint, then that which MMEngine logs."""
+    saved = torch.load(work_dir / f'iter_{iteration}.pth')['optimizer']
+    base = saved.get('base_param_settings')
+    groups = [*saved['param_groups'], *([base] if base else [])]
+    return [[group['lr'], group['initial_lr']] for group in groups]
+
+
 @pytest.mark.parametrize('epochs', [EPOCHS - 1, 2 * EPOCHS])
 @pytest.mark.parametrize('stop', [2, STEPS, STEPS + 2])
 def test_another_length_is_planned_anew(
@@ -122,6 +130,11 @@ def test_another_rate_of_the_config_is_followed(
 
     assert rest == expected[STEPS + 2 :]
     assert 'base_values' in log_of(tmp_path / 'new')
+    straight, new = (
+        settings_at(tmp_path / name, EPOCHS * STEPS)
+        for name in ('straight', 'new')
+    )
+    assert straight == new
 
 
 def test_groups_with_rates_of_their_own_too(tmp_path: Path) -> None:
@@ -136,25 +149,17 @@ def test_groups_with_rates_of_their_own_too(tmp_path: Path) -> None:
     resumed(
         tmp_path / 'old',
         tmp_path,
-        STEPS + 2,
+        2 * STEPS + 2,
         epochs=2 * EPOCHS,
         optim_wrapper=optimizer,
     )
 
-    ends = [
-        torch.load(tmp_path / name / f'iter_{2 * EPOCHS * STEPS - 2}.pth')
+    straight, new = (
+        settings_at(tmp_path / name, 2 * EPOCHS * STEPS - 2)
         for name in ('straight', 'new')
-    ]
-    settings = [
-        [
-            [group['lr'], group['initial_lr']]
-            for group in end['optimizer']['param_groups']
-            + [end['optimizer']['base_param_settings']]
-        ]
-        for end in ends
-    ]
-    assert len(settings[0]) == 3
-    assert settings[0] == settings[1]
+    )
+    assert len(straight) == 3
+    assert straight == new
 
 
 def test_a_checkpoint_without_schedulers_does_not_warm_up_again(
@@ -227,6 +232,26 @@ def test_a_rate_that_would_get_stuck_is_refused(
 
     # Fresh runs may be as the config says.
     rates(tmp_path / 'fresh', schedule=[cosine], epochs=2 * EPOCHS)
+
+
+@pytest.mark.parametrize(
+    'schedule',
+    [
+        dict(type='LinearLR', start_factor=0.1, end=1),
+        dict(type='CosineAnnealingLR', T_max=EPOCHS - 1),
+    ],
+    ids=['warm-up alone', 'another period'],
+)
+def test_a_plan_that_did_not_end_with_the_run_is_kept(
+    tmp_path: Path, schedule: dict
+) -> None:
+    cfg = dict(schedule=[schedule], epochs=2 * EPOCHS)
+    expected = rates(tmp_path / 'straight', **cfg)
+    rates(tmp_path / 'old', schedule=[schedule])
+
+    rest = resumed(tmp_path / 'old', tmp_path, 6, **cfg)
+
+    assert rest == expected[6:]
 
 
 def test_a_schedule_by_metric_cannot_be_planned_anew(tmp_path: Path) -> None:

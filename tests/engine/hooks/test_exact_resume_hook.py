@@ -430,9 +430,12 @@ def test_another_batch_size_goes_on_at_the_same_image(tmp_path: Path) -> None:
     assert end['param_schedulers'][0]['_global_step'] == 9
 
 
-@pytest.mark.parametrize('changed', [False, True])
+@pytest.mark.parametrize(
+    ('changed', 'schedule'),
+    [(False, None), (True, None), (True, [dict(type='ConstantMomentum')])],
+)
 def test_rates_without_a_schedule_follow_a_config_that_changed(
-    tmp_path: Path, changed: bool
+    tmp_path: Path, changed: bool, schedule: list | None
 ) -> None:
     """And stay where a hook put them in one that did not."""
 
@@ -443,7 +446,7 @@ def test_rates_without_a_schedule_follow_a_config_that_changed(
 
     settings = dict(
         hooks=dict(resume=dict(type='ExactResumeHook'), halve=Halve()),
-        param_scheduler=None,
+        param_scheduler=schedule,
     )
     whole = build_runner(tmp_path / 'whole', **settings)
     whole.train()
