@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import namedtuple
 
 import pytest
@@ -51,6 +52,21 @@ def test_half_tokens_have_a_direction_beside_long_ones(
     unit = unit_length(tokens.to(dtype))
     expected = torch.tensor([[[1.0, 0.0], [0.5**0.5, 0.5**0.5], [0.6, -0.8]]])
     torch.testing.assert_close(unit.float(), expected, rtol=0, atol=0.01)
+
+
+def test_a_token_of_rounding_errors_is_zero_and_sends_no_gradient() -> None:
+    tokens = torch.tensor([[[3.0, -4.0], [1e-7, 1e-7]]], requires_grad=True)
+
+    unit = unit_length(tokens)
+    unit[0, 1].sum().backward()
+
+    expected = torch.tensor([[[0.6, -0.8], [0.0, 0.0]]])
+    torch.testing.assert_close(unit, expected)
+    assert not tokens.grad.any()
+
+
+def test_a_token_that_is_no_number_stays_so() -> None:
+    assert unit_length(torch.tensor([[[math.nan, 1.0]]])).isnan().all()
 
 
 def test_no_image_of_a_batch_is_short_for_another() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -73,6 +74,18 @@ def test_logits_of_every_position_are_the_classifiers() -> None:
             torch.testing.assert_close(logits[b, n], classifier(tokens[b, n]))
     without = dense_logits(tokens, classifier.weight)
     torch.testing.assert_close(without, logits - classifier.bias)
+
+
+@pytest.mark.parametrize('autocast', [True, False])
+def test_logits_have_the_precision_of_the_weight(autocast: bool) -> None:
+    tokens = torch.full((1, 2, 4), 300.0).half()
+    weight = torch.full((3, 4), 300.0)
+
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        logits = dense_logits(tokens, weight)
+
+    # Which half precision does not reach.
+    assert torch.equal(logits, torch.full((1, 2, 3), 360_000.0))
 
 
 # -- degenerate cases that are known losses ---------------------------------
@@ -227,8 +240,10 @@ def test_other_positions_or_classes_are_refused(
 
 
 def test_tokens_of_another_width_than_the_classifiers_are_refused() -> None:
-    with pytest.raises(ValueError, match=r'\(B, N, 64\) tokens.*\(2, 9, 32\)'):
-        dense_logits(torch.zeros(2, 9, 32), torch.zeros(10, 64))
+    for shape in ((2, 9, 32), (9, 64)):
+        message = rf'\(B, N, 64\) tokens, got shape {re.escape(str(shape))}'
+        with pytest.raises(ValueError, match=message):
+            dense_logits(torch.zeros(shape), torch.zeros(10, 64))
     with pytest.raises(ValueError, match=r'\(classes, C\), got shape \(32,\)'):
         dense_logits(torch.zeros(2, 9, 32), torch.zeros(32))
     for shape in ((3,), (9, 10)):

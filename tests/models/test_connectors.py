@@ -9,6 +9,8 @@ from mmrazor.registry import MODELS
 
 from serkd_mm.functional import superpixel_tokens
 from serkd_mm.models import SuperpixelTokenizer, TokenMap, VisualTokens
+from serkd_mm.models.connectors import superpixel_tokenizer
+from serkd_mm.models.connectors.token_map import grid_like, is_grid_of
 
 
 def token_map(height: int = 4, width: int = 6, channels: int = 8) -> TokenMap:
@@ -128,20 +130,42 @@ def test_a_prefix_that_is_no_count_is_refused(count: Any) -> None:
 # -- superpixel tokens ------------------------------------------------------
 
 
-def test_superpixels_are_those_of_the_function() -> None:
+@pytest.mark.parametrize('differentiable', [True, False])
+def test_superpixels_are_those_of_the_function(differentiable: bool) -> None:
     tokens, hw = token_map()
+    tokens.requires_grad_()
     settings = dict(
         grid_size=(2, 3),
         num_iters=2,
         affinity='rbf',
-        differentiable_assignment=False,
+        differentiable_assignment=differentiable,
     )
 
     actual = SuperpixelTokenizer(**settings)(TokenMap(tokens, hw))
 
-    torch.testing.assert_close(
-        actual, superpixel_tokens(tokens, hw, **settings), rtol=0, atol=0
-    )
+    expected = superpixel_tokens(tokens, hw, **settings)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    upstream = torch.randn_like(expected)
+    (slope,) = torch.autograd.grad(actual, tokens, upstream)
+    (wanted,) = torch.autograd.grad(expected, tokens, upstream)
+    torch.testing.assert_close(slope, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('impl', ['dense', 'local'])
+def test_the_clustering_has_the_form_that_is_named(
+    impl: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = []
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        named.append(kwargs['impl'])
+        return superpixel_tokens(*args, **kwargs)
+
+    monkeypatch.setattr(superpixel_tokenizer, 'superpixel_tokens', noted)
+
+    SuperpixelTokenizer(impl=impl)(token_map())
+
+    assert named == [impl]
 
 
 def test_layer_norm_makes_the_length_of_tokens_not_matter() -> None:
@@ -238,6 +262,27 @@ def test_the_refinement_sees_the_neighbours_on_the_grid() -> None:
     assert grad[0, :, 1:].abs().sum() == 0
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('autocast', [True, False])
+def test_the_refinement_does_not_round_superpixels(
+    autocast: bool, dtype: torch.dtype
+) -> None:
+    tokens = 1e5 * torch.randn(2, 24, 8)
+    tokenizer = SuperpixelTokenizer(
+        grid_size=1, num_iters=0, refine_channels=8
+    )
+    torch.nn.init.normal_(tokenizer.refine.weight)
+
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        superpixels = tokenizer(TokenMap(tokens.to(dtype), (4, 6)))
+
+    expected = tokenizer.double()(TokenMap(tokens.double(), (4, 6)))
+    assert superpixels.dtype == dtype
+    torch.testing.assert_close(
+        superpixels.double(), expected, rtol=1e-5, atol=1.0
+    )
+
+
 @pytest.mark.parametrize('channels', [1, 7, 16])
 def test_a_refinement_of_another_width_says_what_to_set(
     channels: int,
@@ -288,6 +333,15 @@ def test_half_precision_is_not_rounded_again(norm: str | None) -> None:
     torch.testing.assert_close(
         superpixels.double(), expected, rtol=1e-5, atol=1e-5
     )
+
+
+def test_a_grid_of_a_flat_image_has_one_row_at_least() -> None:
+    assert grid_like(2, (8, 800)) == (1, 2)
+
+
+def test_no_grid_has_cells_within_a_pixel() -> None:
+    assert is_grid_of((4, 4), (4, 4))
+    assert not is_grid_of((8, 8), (4, 4))
 
 
 def test_a_grid_of_other_tokens_is_named_where_it_is_used() -> None:

@@ -129,6 +129,22 @@ def test_gradients_of_the_map_are_right(mode: str) -> None:
     assert torch.autograd.gradcheck(lambda m: tokenizer(m).tokens, maps)
 
 
+@pytest.mark.parametrize(
+    'dtype', [torch.bfloat16, torch.float32, torch.float64]
+)
+@pytest.mark.parametrize('autocast', [True, False])
+def test_the_convolution_has_the_precision_of_the_map(
+    autocast: bool, dtype: torch.dtype
+) -> None:
+    maps = torch.randn(2, 3, 4, 6).to(dtype)
+
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        tokens, _ = build(mode='conv', stride=2)(maps)
+
+    expected = looped(maps.double(), (2, 2), torch.full((2, 2), 1 / 4))
+    torch.testing.assert_close(tokens, expected.to(dtype))
+
+
 @pytest.mark.parametrize('mode', ['max', 'avg', 'conv'])
 def test_a_token_map_is_pooled_as_its_feature_map(mode: str) -> None:
     maps = torch.randn(2, 3, 4, 6)

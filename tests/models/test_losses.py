@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from serkd_mm.models import (
     TokenDistanceLoss,
     TokenFeatureLoss,
 )
+from serkd_mm.models.losses.check_count import check_images
 
 # A right angle against a straight line, legs 3 and 4 against 1 and 1.
 RIGHT_ANGLE = torch.tensor([[[3.0, 0.0], [0.0, 0.0], [0.0, 4.0]]])
@@ -73,6 +76,32 @@ def test_settings_reach_the_distance_function() -> None:
     assert not torch.equal(
         loss, TokenDistanceLoss(normalize='image')(student, teacher)
     )
+
+
+@pytest.mark.parametrize(
+    ('cls', 'name'),
+    [
+        (TokenDistanceLoss, 'distance_loss'),
+        (TokenAngleLoss, 'angle_loss'),
+        (InstanceDistanceLoss, 'distance_loss'),
+        (InstanceAngleLoss, 'angle_loss'),
+    ],
+)
+def test_a_relation_is_computed_as_the_setting_says(
+    cls: type[nn.Module], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function, named = getattr(functional, name), []
+    signature = inspect.signature(function)
+
+    def noted(*args: Any, **kwargs: Any) -> Tensor:
+        named.append(signature.bind(*args, **kwargs).arguments['impl'])
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(f'{cls.__module__}.{name}', noted)
+    for impl in ('reference', 'chunked'):
+        cls(impl=impl)(torch.randn(4, 3, 5), torch.randn(4, 3, 6))
+
+    assert named == ['reference', 'chunked']
 
 
 @pytest.mark.parametrize('cls', [TokenDistanceLoss, TokenAngleLoss])
@@ -227,11 +256,13 @@ def test_losses_between_images_speak_of_images(loss: type) -> None:
         ValueError, match='the student recorded 1 and the teacher 4'
     ):
         loss()(torch.randn(1, 8), torch.randn(4, 8))
-    many = torch.randn(300, 8)
+    many = torch.randn(257, 8)
     with pytest.raises(
         ValueError, match=r"\(impl='triton'\) takes up to 256 images per proc"
     ):
         loss(impl='triton')(many, many)
+    as_many_as_fit = many[None, :256]
+    check_images(loss(), as_many_as_fit, as_many_as_fit, 'triton')
 
 
 def losses() -> list[tuple[nn.Module, int]]:
