@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mmpretrain.registry import MODELS
 from torch import nn
 
@@ -141,6 +142,15 @@ def test_a_head_of_another_width_than_the_features(side: str) -> None:
         rf'gets {width}; set model\.{side}\.head\.in_channels={width}',
     ):
         build(**networks)
+
+
+def test_a_width_inside_the_backbone_is_not_the_heads() -> None:
+    network = nn.ModuleDict(dict(backbone=nn.Linear(4, 2)))
+    with (
+        head_widths_named('model.teacher', network),
+        pytest.raises(RuntimeError, match='shapes'),
+    ):
+        network['backbone'](torch.ones(1, 3))
 
 
 def test_heads_are_left_as_they_were() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from serkd_mm import compat
 from serkd_mm.models.algorithms import checks, frozen_teacher_distill
 from serkd_mm.models.algorithms.renormalize import Renormalize
+from serkd_mm.models.algorithms.teacher import load_teacher_weights
 from serkd_mm.models.from_config import student_network
 
 from .builders import (
@@ -648,6 +649,34 @@ def test_counts_that_older_files_lack_may_be_missing(tmp_path: Path) -> None:
     assert_same({k: loaded[k] for k in old}, old)
 
 
+class Versioned(nn.Module):
+    """A layer that converts what its older versions saved."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Parameter(torch.ones(2))
+
+    def _load_from_state_dict(
+        self, state: dict, prefix: str, metadata: dict, *args: Any
+    ) -> None:
+        if metadata.get('version', 1) < 2:
+            state[f'{prefix}model'] = 2 * state[f'{prefix}model']
+        super()._load_from_state_dict(state, prefix, metadata, *args)
+
+
+def test_a_part_may_have_versions_and_the_name_model(tmp_path: Path) -> None:
+    """Files of other libraries have their weights under it."""
+    path = saved(tmp_path, Versioned().state_dict())
+    teacher = Versioned()
+    nn.init.zeros_(teacher.model)
+
+    load_teacher_weights(teacher, path)
+
+    assert torch.equal(teacher.model, torch.ones(2))
+
+
 def test_a_teacher_without_checkpoint_is_refused() -> None:
     with pytest.raises(ValueError, match='teacher_ckpt is not set') as error:
         build_from(None)
@@ -1121,6 +1150,15 @@ def test_channels_last_changes_the_layout_alone() -> None:
     torch.testing.assert_close(losses, expected)
     torch.testing.assert_close(gradients, slopes, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(weights, initial, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('kind', [nn.Conv2d, nn.ConvTranspose2d])
+def test_convolutions_of_both_directions_are_channels_last(
+    kind: type[nn.Module],
+) -> None:
+    layer = kind(2, 3, 2)
+    frozen_teacher_distill.keep_channels_last(layer)
+    assert layer.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,10 @@ def test_labels_train_the_distillation_head_where_asked_to(
     ):
         expected = F.cross_entropy(layer(token), target)
         torch.testing.assert_close(losses[name], expected)
+    each = module.loss((tokens,), samples, reduction_override='none')
+    assert {name: len(loss) for name, loss in each.items()} == dict(
+        loss=3, loss_dist_head=3
+    )
     sum(losses.values()).backward()
     assert module.layers.head_dist.weight.grad.abs().sum() > 0
 

@@ -84,6 +84,14 @@ class Projected(nn.Module):
         return self.projection(preds_S).mean()
 
 
+class Noted(nn.Module):
+    """Keeps what it is given."""
+
+    def forward(self, preds_S: Any, preds_T: Any) -> Tensor:
+        self.given = preds_S, preds_T
+        return torch.zeros(())
+
+
 class Broken(nn.Module):
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         raise FloatingPointError('broken loss')
@@ -91,7 +99,7 @@ class Broken(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
-    classes = (Scale, Gap, Projected, Broken)
+    classes = (Scale, Gap, Projected, Noted, Broken)
     for cls in classes:
         MODELS.register_module(name=f'Test{cls.__name__}', module=cls)
     yield
@@ -184,6 +192,16 @@ def test_connectors_of_teacher_records_run_without_gradient() -> None:
         'student_superpixels': True,
         'teacher_superpixels': False,
     }
+
+
+def test_no_connector_runs_with_gradient_where_there_is_none() -> None:
+    model = build()
+    counter = Counter(model.distiller.connectors)
+
+    with torch.no_grad():
+        losses_of(model)
+
+    assert not any(counter.graded.values())
 
 
 def test_connectors_of_teacher_records_keep_their_parameters() -> None:
@@ -383,6 +401,19 @@ def test_a_loss_with_parameters_multiplies_in_half_precision() -> None:
     with torch.autocast('cpu', torch.bfloat16):
         distiller.compute_distill_losses()
     assert loss.seen == (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.parametrize(
+    'given', [torch.arange(3), (torch.ones(3), None)], ids=['labels', 'tuple']
+)
+def test_what_has_no_precision_reaches_a_loss_as_it_is(given: Any) -> None:
+    distiller = of_logits(type='TestNoted')
+    record(distiller, given, given)
+
+    distiller.compute_distill_losses()
+
+    student, teacher = distiller.distill_losses['loss_kd'].given
+    assert student is teacher is given
 
 
 def test_losses_of_this_package_see_what_was_rounded() -> None:
@@ -592,8 +623,13 @@ def test_a_connector_of_the_teacher_alone_is_a_fixed_function(
         )
     )
     distiller['distill_losses']['loss_distance'] = dict(type='L2Loss')
+    # Without training, as in the dry run, it may lack statistics: weights
+    # are loaded later.
     model = build(
-        architecture=cnn_config(), teacher=cnn_config(), distiller=distiller
+        architecture=cnn_config(),
+        teacher=cnn_config(),
+        distiller=distiller,
+        input_size=32,
     )
     connectors = model.distiller.connectors
     norms = {
