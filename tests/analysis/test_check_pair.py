@@ -512,6 +512,8 @@ def test_batches_that_training_refuses_are_a_problem() -> None:
     report = check_pair(cfg, 'pair', OPTIONS)
     assert keys(report) == ['train_dataloader.batch_size']
     assert 'has batch norm' in report.problems[0].message
+    cfg.sync_bn = 'torch'
+    assert keys(check_pair(cfg, 'pair', OPTIONS)) == []
 
     cfg = Config(config().to_dict())
     cfg.train_dataloader.update(batch_size=1001, drop_last=True)

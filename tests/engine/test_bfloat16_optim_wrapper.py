@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from serkd_mm import compat
 from serkd_mm.engine.optimizers import bfloat16_optim_wrapper, mix_precision
+from serkd_mm.engine.optimizers.bfloat16_optim_wrapper import cpu_attention
 
 from ..models.builders import build
 from .runners import make_runner
@@ -112,6 +113,15 @@ def test_the_switch_is_put_back_after_an_error() -> None:
         forward(model, optim_wrapper, torch.randn(2, 5, 7))
 
     assert torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_what_was_switched_off_before_stays_so() -> None:
+    torch.backends.cuda.enable_flash_sdp(False)
+    try:
+        with cpu_attention(fused=True):
+            assert not torch.backends.cuda.flash_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_flash_sdp(True)
 
 
 @pytest.mark.parametrize('reentrant', [True, False])

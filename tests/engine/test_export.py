@@ -21,6 +21,7 @@ from mmrazor.registry import MODELS
 
 from serkd_mm.engine import export
 from serkd_mm.engine.export import export_student, find_checkpoint
+from serkd_mm.engine.random_state import get_random_state
 from serkd_mm.engine.student_config import image_size, student_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -512,6 +513,40 @@ def test_the_pipeline_of_a_checkpoint_calls_nothing_unknown(
 
     assert image_size(model.student, run) is None
     assert not made.exists()
+
+
+def test_a_program_takes_images_of_the_size_that_is_named(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def noted(_: torch.nn.Module, path: Path, size: tuple) -> str:
+        sizes.append(size)
+        path.touch()
+        return ''
+
+    monkeypatch.setattr(export, 'write_torchscript', noted)
+    for size in (64, None):
+        export_student(
+            str(checkpoint),
+            str(tmp_path / f'{size}.pth'),
+            torchscript=True,
+            size=size,
+        )
+
+    assert sizes == [(64, 64), (32, 32)]
+
+
+def test_the_random_generators_are_as_they_were_before_an_export(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    before = get_random_state()
+
+    export_student(str(checkpoint), str(tmp_path / 's.pth'))
+
+    after = get_random_state()
+    assert torch.equal(after['torch'], before['torch'])
+    assert after['python'] == before['python']
 
 
 @pytest.mark.parametrize('size', [0, -1])
