@@ -41,8 +41,6 @@ def measure_losses(
             for recorder, gradient in zip(targets, found):
                 if gradient is not None:
                     gradients[recorder] = float(gradient.norm())
-        if not any(gradients.values()):
-            idle.append(name)
         value = float(loss)
         if not math.isfinite(value):
             report.problem(_key(name), f'{name} is {value} on random images')
@@ -55,6 +53,8 @@ def measure_losses(
                 'random images',
             )
             continue
+        if not any(gradients.values()):
+            idle.append(name)
         module = _module(name, distiller, student)
         weight = getattr(module, 'loss_weight', None)
         report.losses.append(LossTerm(name, weight, value, gradients))

@@ -73,6 +73,11 @@ class RunLog:
         top1 = self.metric.split('/')[-1] == 'top1'
         return 'top-1' if top1 else self.metric
 
+    @property
+    def validated(self) -> Series:
+        """The metric of every validation."""
+        return self.val.get(self.metric, [])
+
     def per_epoch(self) -> float | None:
         """Iterations of an epoch, None in runs without epochs."""
         epochs = self.train.get('epoch')
@@ -81,14 +86,14 @@ class RunLog:
         # Logged iterations lie within their epochs.
         length = self.epoch_length or max(s / epoch for s, epoch in epochs)
         step, epoch = epochs[-1]
-        validated = self.val.get(self.metric, [(1, 0.0)])[-1][0]
+        beyond = step > length or any(at > 1 for at, _ in self.validated)
         # MMEngine's runs without epochs may log that they are in the first.
-        endless = epoch == 1 and (validated > 1 or step > length)
+        endless = epoch == 1 and beyond
         return None if endless else length
 
     def summary(self) -> dict[str, float | str | None]:
         """The row of a table."""
-        title, metric = self.metric_title, self.val.get(self.metric, [])
+        title, metric = self.metric_title, self.validated
         teacher = self.val.get(TEACHER_TOP1, [])
         steps = [series[-1][0] for series in self.train.values()]
         return {
@@ -123,7 +128,7 @@ def find_runs(paths: Iterable[Path | str]) -> list[RunLog]:
         if not path.is_dir():
             raise FileNotFoundError(f'{path} is no folder; give work dirs')
         folders = [path, *sorted(p for p in path.rglob('*') if p.is_dir())]
-        found = [folder for folder in folders if starts(folder)]
+        found = [f for f in folders if any(f.glob(f'*/{SCALARS}'))]
         # A link to a run of this folder is no other run.
         own = {f.resolve() for f in found if not f.is_symlink()}
         found = [
@@ -150,7 +155,7 @@ def read_run(folder: Path) -> RunLog:
         new, first = _read_start(start, run.train.get('loss', []))
         _count_anew(run, new.epoch_length, first)
         # Validation counts epochs; those that ended before the start stay.
-        validated = new.val.get(new.metric, [(first, 0.0)])[0][0]
+        validated = new.validated[0][0] if new.validated else first
         _cut(run.train, first)
         _cut(run.val, min(first / (run.per_epoch() or 1.0), validated))
         for kept, added in ((run.train, new.train), (run.val, new.val)):

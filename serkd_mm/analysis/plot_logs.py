@@ -107,7 +107,7 @@ def _draw(axes: Axes, panel: str, runs: Sequence[RunLog]) -> None:
 
 def _points(run: RunLog, panel: str) -> list[tuple[float, float]]:
     if panel == run.metric_title:
-        return run.val.get(run.metric, [])
+        return run.validated
     return run.train.get('lr' if panel == 'learning rate' else panel, [])
 
 

@@ -210,7 +210,7 @@ def read_curve(folder: Path) -> list[tuple[int, float]]:
     Runs without epochs have iterations in their place.
     """
     log = read_run(folder)
-    top1 = log.val.get(log.metric, []) if log.metric_title == 'top-1' else []
+    top1 = log.validated if log.metric_title == 'top-1' else []
     return [(int(epoch), value) for epoch, value in top1]
 
 
