@@ -35,6 +35,9 @@ from torch.optim import Optimizer
 
 from .paths import CONFIG_PREFIX, own_config_path
 
+# Registered names of networks that compute something else without the cures.
+CURED_NETWORKS: set[str] = set()
+
 
 def apply() -> None:
     """Make the installed stack importable and own configs findable."""
@@ -44,6 +47,7 @@ def apply() -> None:
     _find_own_configs()
     _read_metafiles_once()
     _one_hot_at_once()
+    _use_second_norm_of_deit3()
 
 
 def _silence_known_warnings() -> None:
@@ -206,6 +210,29 @@ def _one_hot_at_once() -> None:
         return host(batch_label, split_indices, num_classes)
 
     data_preprocessor.batch_label_to_onehot = batch_label_to_onehot
+
+
+def _use_second_norm_of_deit3() -> None:
+    """Give the MLPs of DeiT-III the layer norm that was trained for them.
+
+    MMPretrain 1.2 (and its fork 1.3) applies the attention's norm again. The
+    second one's parameters then have no gradient, which DDP refuses, and the
+    zoo's weights classify 35 % of ImageNet instead of 81 %
+    (open-mmlab/mmpretrain#1614).
+    """
+    from mmpretrain.models.backbones.deit3 import DeiT3TransformerEncoderLayer
+
+    host = DeiT3TransformerEncoderLayer.forward
+    if 'ln2' in host.__code__.co_names:
+        return
+
+    @functools.wraps(host)
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln1(x))
+        return self.ffn(self.ln2(x), identity=x)
+
+    DeiT3TransformerEncoderLayer.forward = forward
+    CURED_NETWORKS.add('DeiT3')
 
 
 def _read_metafiles_once() -> None:

@@ -29,6 +29,7 @@ from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config, ConfigDict
 from mmengine.config import utils as config_utils
 from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmpretrain.models.backbones.deit3 import DeiT3TransformerEncoderLayer
 from mmpretrain.models.utils import data_preprocessor
 from mmrazor.models.algorithms import BaseAlgorithm
 from torch import nn
@@ -504,6 +505,29 @@ def test_labels_of_a_batch_become_one_hot_at_once() -> None:
     assert sums.count == 4
 
 
+def test_deit3_normalises_its_mlps_by_the_norm_made_for_them() -> None:
+    torch.manual_seed(0)
+    layer = DeiT3TransformerEncoderLayer(8, 2, 16, use_layer_scale=False)
+    for norm in (layer.ln1, layer.ln2):
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    x = torch.randn(2, 5, 8)
+
+    found = layer(x)
+
+    after = x + layer.attn(layer.ln1(x))
+    (first, activation, _), second, _ = layer.ffn.layers
+    expected = after + second(activation(first(layer.ln2(after))))
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+    host = getattr(type(layer).forward, '__wrapped__', None)
+    if host is None:
+        pytest.skip('this MMPretrain has no such fault')
+    assert not torch.allclose(host(layer, x), expected, atol=0.01)
+    assert {'DeiT3'} == compat.CURED_NETWORKS
+
+
 def test_applying_the_cures_twice_changes_nothing() -> None:
     before = (
         Config._get_cfg_path,
@@ -511,6 +535,7 @@ def test_applying_the_cures_twice_changes_nothing() -> None:
         mmrazor.digit_version,
         config_utils.load,
         data_preprocessor.batch_label_to_onehot,
+        DeiT3TransformerEncoderLayer.forward,
     )
 
     compat.apply()
@@ -521,6 +546,7 @@ def test_applying_the_cures_twice_changes_nothing() -> None:
         mmrazor.digit_version,
         config_utils.load,
         data_preprocessor.batch_label_to_onehot,
+        DeiT3TransformerEncoderLayer.forward,
     )
 
 

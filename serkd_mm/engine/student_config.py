@@ -33,7 +33,8 @@ def student_config(cfg: Config) -> Config:
     """The run's config with the student as its model.
 
     What this package registers is left out as far as MMPretrain alone can do
-    without; if nothing of it remains, the package is not imported either.
+    without; if nothing of it remains, the package is not imported either,
+    unless MMPretrain alone would compute something else with the weights.
 
     Args:
         cfg: Config of a distillation.
@@ -62,7 +63,7 @@ def student_config(cfg: Config) -> Config:
     _use_host_hooks(exported)
     exported = _use_host_classes(exported)
     student = Config(exported)
-    own = _own_names()
+    own = _own_names() | compat.CURED_NETWORKS
     if not any(unscoped(name) in own for name in type_names(exported)):
         _drop_own_import(student)
     return student

@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 from mmpretrain import ImageClassificationInferencer
 from mmrazor.registry import MODELS
 
+from serkd_mm import compat
 from serkd_mm.engine import export
 from serkd_mm.engine.export import export_student, find_checkpoint
 from serkd_mm.engine.random_state import get_random_state
@@ -173,6 +174,18 @@ def test_a_config_without_own_classes_does_not_import_the_package(
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[name] = None
     assert 'serkd_mm' not in student_config(cfg).pretty_text
+
+
+@pytest.mark.skipif(
+    not compat.CURED_NETWORKS, reason='this MMPretrain needs no cure'
+)
+def test_a_network_that_mmpretrain_alone_computes_otherwise_imports_the_cure(
+    cfg: Config,
+) -> None:
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        cfg[name] = None
+    cfg.model.architecture.backbone.type = 'mmpretrain.DeiT3'
+    assert student_config(cfg).custom_imports.imports == ['serkd_mm']
 
 
 def test_what_a_job_on_cpus_needs_stays_behind(cfg: Config) -> None:
