@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from mmengine.model import BaseModel
@@ -64,6 +66,35 @@ def measure_losses(
             'the first step: weights in between are zero (a new head) or '
             'frozen, or it does not depend on them.'
         )
+
+
+@contextmanager
+def parameters_without_gradient(
+    module: nn.Module,
+) -> Iterator[dict[nn.Parameter, str]]:
+    """Find the parameters that the losses of training steps do not reach.
+
+    Args:
+        module: What is trained in the context.
+
+    Yields:
+        Names of the trainable parameters, each until it gets a gradient.
+    """
+    missing = {
+        parameter: name
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+
+    def reach(parameter: nn.Parameter) -> None:
+        missing.pop(parameter, None)
+
+    handles = [p.register_post_accumulate_grad_hook(reach) for p in missing]
+    try:
+        yield missing
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def scalar(loss: Tensor | list[Tensor]) -> Tensor:

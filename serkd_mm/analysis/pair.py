@@ -35,6 +35,7 @@ from ..models.algorithms.class_checks import class_count
 from ..models.algorithms.teacher import build_teacher
 from .cost import count_flops, time_steps
 from .findings import NetworkCost, PairReport, Step
+from .gradients import parameters_without_gradient
 from .images import dataset_length, input_size
 from .inspector import PairInspector
 from .weights import initialise, load_teacher
@@ -213,9 +214,17 @@ def _time(
     except Exception as error:
         report.problem('optim_wrapper', error)
         return
-    milliseconds, memory = time_steps(
-        algorithm, optimizer, data, options.steps
-    )
+    with parameters_without_gradient(algorithm) as missing:
+        milliseconds, memory = time_steps(
+            algorithm, optimizer, data, options.steps
+        )
+    if missing and not _may_go_unused(cfg):
+        report.notes.append(
+            f'No loss gives {", ".join(list(missing.values())[:3])}'
+            f'{", ..." * (len(missing) > 3)} a gradient ({len(missing)} '
+            'parameters), for which several processes would wait: leave them '
+            'out, or set find_unused_parameters=True.'
+        )
     report.step = Step(
         device=_device_name(options.device),
         batch_size=report.batch_size,
@@ -224,6 +233,12 @@ def _time(
         images=images,
         epochs=(cfg.get('train_cfg') or {}).get('max_epochs'),
     )
+
+
+def _may_go_unused(cfg: Config) -> bool:
+    """Whether several processes are told that parameters have no gradient."""
+    wrapper = cfg.get('model_wrapper_cfg') or cfg
+    return bool(wrapper.get('find_unused_parameters'))
 
 
 def _images(

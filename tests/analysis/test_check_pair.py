@@ -565,6 +565,35 @@ def test_a_recorder_that_no_loss_uses_is_named() -> None:
     assert "No loss uses the teacher recorder 'early'." in report.notes
 
 
+@pytest.mark.parametrize(
+    ('setting', 'said'),
+    [
+        ({}, True),
+        ({'find_unused_parameters': True}, False),
+        ({'model_wrapper_cfg.find_unused_parameters': True}, False),
+    ],
+    ids=['', 'told', 'wrapper told'],
+)
+def test_parameters_that_no_loss_reaches_are_named(
+    setting: dict, said: bool
+) -> None:
+    unused = dict(type='ConvModuleConnector', in_channel=3, out_channel=3)
+
+    report = check(
+        {
+            # SeRKDDistiller leaves it out of training.
+            f'{DISTILLER}.type': 'ConfigurableDistiller',
+            f'{DISTILLER}.connectors.unused': unused,
+            **setting,
+        }
+    )
+
+    assert report.fits
+    conv = 'distiller.connectors.unused.conv_module.conv'
+    note = f'No loss gives {conv}.weight, {conv}.bias a gradient (2 param'
+    assert any(n.startswith(note) for n in report.notes) == said, report.notes
+
+
 def test_what_goes_into_a_head_may_be_recorded() -> None:
     cfg = config()
     cfg.model.distiller.pop('connectors')
