@@ -48,6 +48,7 @@ def apply() -> None:
     _read_metafiles_once()
     _one_hot_at_once()
     _use_second_norm_of_deit3()
+    _rotate_pairs_of_eva02()
 
 
 def _silence_known_warnings() -> None:
@@ -233,6 +234,39 @@ def _use_second_norm_of_deit3() -> None:
 
     DeiT3TransformerEncoderLayer.forward = forward
     CURED_NETWORKS.add('DeiT3')
+
+
+def _rotate_pairs_of_eva02() -> None:
+    """Make rotary tables of EVA-02 for other image sizes than a checkpoint's.
+
+    MMPretrain 1.2 (and its fork 1.3) computes them with the two channels that
+    are rotated together at different angles, and with positions that depend
+    on the width of a head; EVA-02's are of a grid of 16x16 tokens. Those of
+    the zoo's checkpoints are right, but the first image of another size
+    replaces them.
+    """
+    from mmpretrain.models.utils import RotaryEmbeddingFast
+
+    table = RotaryEmbeddingFast(8, 2).freqs_cos
+    if torch.equal(table[:, ::2], table[:, 1::2]):
+        return
+    host = RotaryEmbeddingFast.compute_position_embedding
+
+    @functools.wraps(host)
+    def compute_position_embedding(self: Any) -> tuple[Tensor, Tensor]:
+        channels = torch.arange(0, self.half_dim, 2) / self.half_dim
+        frequency = self.theta**-channels
+        height, width = self.patch_resolution
+        y, x = (
+            (16 / n * torch.arange(n)).outer(frequency).repeat_interleave(2, 1)
+            for n in (height, width)
+        )
+        angles = torch.cat(
+            (y.repeat_interleave(width, 0), x.repeat(height, 1)), dim=1
+        )
+        return angles.cos(), angles.sin()
+
+    RotaryEmbeddingFast.compute_position_embedding = compute_position_embedding
 
 
 def _read_metafiles_once() -> None:

@@ -30,7 +30,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config import utils as config_utils
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmpretrain.models.backbones.deit3 import DeiT3TransformerEncoderLayer
-from mmpretrain.models.utils import data_preprocessor
+from mmpretrain.models.utils import RotaryEmbeddingFast, data_preprocessor
 from mmrazor.models.algorithms import BaseAlgorithm
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -528,6 +528,38 @@ def test_deit3_normalises_its_mlps_by_the_norm_made_for_them() -> None:
     assert {'DeiT3'} == compat.CURED_NETWORKS
 
 
+def test_rotary_embeddings_of_eva02_rotate_by_the_place_in_a_16x16_grid() -> (
+    None
+):
+    height, width, dim = 4, 6, 12
+    rope = RotaryEmbeddingFast(dim, (height, width))
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, height * width, dim, dtype=torch.float64)
+    rope.double()
+
+    found = rope(x, (height, width))
+
+    # EVA-02 in complex numbers: a pair of channels is one, and turns by the
+    # row in the first half of the pairs, by the column in the second.
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    rows, columns = torch.meshgrid(
+        torch.arange(height) * 16 / height,
+        torch.arange(width) * 16 / width,
+        indexing='ij',
+    )
+    frequency = 10000 ** (-torch.arange(3) / 3)
+    turns = [place.reshape(-1, 1) * frequency for place in (rows, columns)]
+    turned = pairs * torch.exp(1j * torch.cat(turns, 1))
+    expected = torch.view_as_real(turned).flatten(-2)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+    cured = RotaryEmbeddingFast.compute_position_embedding
+    host = getattr(cured, '__wrapped__', None)
+    if host is None:
+        pytest.skip('this MMPretrain has no such fault')
+    assert not torch.allclose(host(rope)[0], cured(rope)[0], atol=0.1)
+
+
 def test_applying_the_cures_twice_changes_nothing() -> None:
     before = (
         Config._get_cfg_path,
@@ -536,6 +568,7 @@ def test_applying_the_cures_twice_changes_nothing() -> None:
         config_utils.load,
         data_preprocessor.batch_label_to_onehot,
         DeiT3TransformerEncoderLayer.forward,
+        RotaryEmbeddingFast.compute_position_embedding,
     )
 
     compat.apply()
@@ -547,6 +580,7 @@ def test_applying_the_cures_twice_changes_nothing() -> None:
         config_utils.load,
         data_preprocessor.batch_label_to_onehot,
         DeiT3TransformerEncoderLayer.forward,
+        RotaryEmbeddingFast.compute_position_embedding,
     )
 
 
