@@ -205,14 +205,15 @@ def _student_meta(checkpoint: dict) -> dict[str, Any]:
 def _trained_student(cfg: Config, weights: dict, path: str) -> nn.Module:
     """The student as the run has it."""
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        student: Any = MODELS.build(student_architecture(cfg)).eval()
+        student: Any = MODELS.build(student_architecture(cfg))
     try:
         student.load_state_dict(weights)
     except MISFITS as error:
         raise ValueError(
             f'{path} does not belong to its config: {why_misfit(error)}'
         ) from None
-    return student
+    # Not before: some keep what they compute of their weights for this mode.
+    return student.eval()
 
 
 @torch.no_grad()

@@ -166,6 +166,8 @@ def _restore(model: BaseModel, dump: dict) -> BaseModel:
         model.teacher.load_state_dict(dump['teacher'])
     if 'distillation_stopped' in dump:
         model.distillation_stopped = dump['distillation_stopped']
+    # Some networks keep what they compute of their weights for this mode.
+    model.eval()
     for name, module in model.named_modules():
         module.training = dump['training'][name]
     return model

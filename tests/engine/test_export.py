@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain import ImageClassificationInferencer
 from mmrazor.registry import MODELS
@@ -23,7 +24,11 @@ from serkd_mm import compat
 from serkd_mm.engine import export
 from serkd_mm.engine.export import export_student, find_checkpoint
 from serkd_mm.engine.random_state import get_random_state
-from serkd_mm.engine.student_config import image_size, student_config
+from serkd_mm.engine.student_config import (
+    image_size,
+    student_architecture,
+    student_config,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -174,6 +179,35 @@ def test_a_config_without_own_classes_does_not_import_the_package(
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[name] = None
     assert 'serkd_mm' not in student_config(cfg).pretty_text
+
+
+def test_a_student_is_exported_with_what_it_keeps_for_eval_mode(
+    cfg: Config, tmp_path: Path
+) -> None:
+    # Its attention adds biases that are gathered when this mode begins.
+    cfg.model.architecture = dict(
+        type='mmpretrain.ImageClassifier',
+        backbone=dict(type='LeViT', arch='128s', out_indices=2),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(
+            type='LeViTClsHead',
+            num_classes=10,
+            in_channels=384,
+            distillation=False,
+        ),
+    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        student = MODELS.build(student_architecture(cfg))
+    for name, parameter in student.named_parameters():
+        if name.endswith('attention_biases'):
+            torch.nn.init.normal_(parameter, std=3)
+    weights = student.state_dict(prefix='architecture.')
+    checkpoint = tmp_path / 'epoch_1.pth'
+    meta = dict(cfg=cfg.pretty_text)
+    torch.save(dict(meta=meta, state_dict=weights), checkpoint)
+
+    # Compares the logits.
+    export_student(str(checkpoint), str(tmp_path / 's.pth'))
 
 
 @pytest.mark.skipif(

@@ -26,6 +26,7 @@ from serkd_mm.engine.hooks import non_finite_hook
 from serkd_mm.models import CSKDLoss
 from tests.engine.runners import images, loader, make_runner
 from tests.models.builders import (
+    EvalCache,
     algorithm_config,
     build,
     cnn_config,
@@ -388,6 +389,20 @@ def test_a_teacher_with_a_checkpoint_is_not_dumped(tmp_path: Path) -> None:
 
     assert 'teacher' not in torch.load(path, weights_only=False)
     assert replay(path).losses == losses
+
+
+def test_what_a_teacher_keeps_of_its_weights_is_that_of_the_dump(
+    tmp_path: Path,
+) -> None:
+    model = MODELS.build(trapped('gradient', **STOCHASTIC))
+    model.teacher.cache = EvalCache().eval()
+    path, _ = dumped(tmp_path, model=model)
+    nn.init.constant_(model.teacher.cache.weight, 5)
+    model.teacher.eval()
+
+    replay(path, model=model)
+
+    assert model.teacher.cache.cached == 2
 
 
 def test_a_run_without_config_is_replayed_with_its_model(

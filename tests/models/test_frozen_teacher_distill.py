@@ -26,6 +26,7 @@ from serkd_mm.models.from_config import student_network
 from .builders import (
     CLASSES,
     STUDENT_WIDTH,
+    EvalCache,
     algorithm_config,
     batch,
     build,
@@ -405,6 +406,15 @@ def test_the_teacher_follows_to_another_device() -> None:
     model = build().to('meta')
 
     assert {p.device.type for p in model.teacher.parameters()} == {'meta'}
+
+
+def test_so_does_what_it_keeps_of_its_weights_for_eval_mode() -> None:
+    model = build()
+    model.teacher.cache = EvalCache().eval()
+
+    model.to('meta')
+
+    assert model.teacher.cache.cached.device.type == 'meta'
 
 
 # -- the teacher's view of the batch ----------------------------------------

@@ -355,6 +355,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         super()._apply(*args, **kwargs)
         if self._owns_teacher:
             self.teacher._apply(*args, **kwargs)
+            # LeViT, TinyViT and EfficientFormer keep tensors for this mode
+            # that move with nothing else.
+            self.teacher.eval()
         return self
 
     def __deepcopy__(self, memo: dict) -> FrozenTeacherDistill:
