@@ -94,6 +94,7 @@ def write_onnx(
     Raises:
         ImportError: If a package for ONNX is not installed.
         RuntimeError: If the logits of ONNX Runtime are not PyTorch's.
+        ValueError: If the network has several outputs.
     """
     check_onnx_packages()
     import onnxruntime
@@ -109,7 +110,7 @@ def write_onnx(
 
         return run
 
-    classifier = PixelClassifier(model)
+    classifier = _one_output(model, size)
     with kept_random_state(), torch.no_grad():
         pixels = _random(_TRACED, size)
         # What is no matter of the batch size is raised below again.
@@ -147,8 +148,9 @@ def write_torchscript(
 
     Raises:
         RuntimeError: If the program's logits are not PyTorch's.
+        ValueError: If the network has several outputs.
     """
-    classifier = PixelClassifier(model)
+    classifier = _one_output(model, size)
     note = None
     with kept_random_state(), torch.no_grad(), warnings.catch_warnings():
         # torch warns of every Python number in a traced network.
@@ -174,6 +176,22 @@ def write_torchscript(
     if gap > TOLERANCE:
         raise _other_logits('TorchScript', gap)
     return note
+
+
+@torch.no_grad()
+def _one_output(model: nn.Module, size: tuple[int, int]) -> PixelClassifier:
+    """What is traced."""
+    classifier = PixelClassifier(model)
+    with kept_random_state():
+        logits = classifier(_random(1, size))
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f'{type(getattr(model, "head", model)).__name__} puts out '
+            f'{len(logits)} sets of logits, of which MMPretrain makes one '
+            'prediction; ONNX and TorchScript are for networks with one: '
+            'export the weights alone'
+        )
+    return classifier
 
 
 class _OneByOne(nn.Module):

@@ -181,33 +181,54 @@ def test_a_config_without_own_classes_does_not_import_the_package(
     assert 'serkd_mm' not in student_config(cfg).pretty_text
 
 
-def test_a_student_is_exported_with_what_it_keeps_for_eval_mode(
-    cfg: Config, tmp_path: Path
+LEVIT = dict(
+    type='mmpretrain.ImageClassifier',
+    backbone=dict(type='LeViT', arch='128s', out_indices=2),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LeViTClsHead',
+        num_classes=10,
+        in_channels=384,
+        distillation=False,
+    ),
+)
+CONFORMER = dict(
+    type='mmpretrain.ImageClassifier',
+    backbone=dict(
+        type='Conformer',
+        arch=dict(embed_dims=24, channel_ratio=1, num_heads=3, depths=3),
+    ),
+    head=dict(type='ConformerHead', num_classes=10, in_channels=[256, 24]),
+)
+
+
+@pytest.mark.parametrize(
+    ('architecture', 'parameters'),
+    [
+        # Gathers these when eval mode begins, not when they are loaded.
+        (LEVIT, 'attention_biases'),
+        # Puts out two sets of logits, with a head each.
+        (CONFORMER, 'trans_cls_head.weight'),
+    ],
+    ids=['LeViT', 'Conformer'],
+)
+def test_the_exported_student_is_compared_as_it_was_trained(
+    cfg: Config, tmp_path: Path, architecture: dict, parameters: str
 ) -> None:
-    # Its attention adds biases that are gathered when this mode begins.
-    cfg.model.architecture = dict(
-        type='mmpretrain.ImageClassifier',
-        backbone=dict(type='LeViT', arch='128s', out_indices=2),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LeViTClsHead',
-            num_classes=10,
-            in_channels=384,
-            distillation=False,
-        ),
-    )
+    cfg.model.architecture = architecture
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         student = MODELS.build(student_architecture(cfg))
     for name, parameter in student.named_parameters():
-        if name.endswith('attention_biases'):
+        if name.endswith(parameters):
             torch.nn.init.normal_(parameter, std=3)
     weights = student.state_dict(prefix='architecture.')
     checkpoint = tmp_path / 'epoch_1.pth'
     meta = dict(cfg=cfg.pretty_text)
     torch.save(dict(meta=meta, state_dict=weights), checkpoint)
 
-    # Compares the logits.
-    export_student(str(checkpoint), str(tmp_path / 's.pth'))
+    exported = export_student(str(checkpoint), str(tmp_path / 's.pth'))
+
+    assert exported[0].is_file()
 
 
 @pytest.mark.skipif(

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,6 +170,32 @@ def test_a_graph_that_refuses_other_batches_takes_single_images(
     note = write(build(cfg), tmp_path / 's.graph', SIZE)
     assert note is not None
     assert note.startswith('s.graph takes ')
+
+
+@pytest.mark.parametrize('write', [write_onnx, write_torchscript])
+def test_a_network_with_several_outputs_is_refused(
+    tmp_path: Path, write: Callable
+) -> None:
+    if write is write_onnx:
+        pytest.importorskip('onnxscript')
+    model = build(student_config())
+    model.head = Twice(model.head)
+
+    with pytest.raises(ValueError, match='Twice puts out 2 sets of logits'):
+        write(model, tmp_path / 'student', SIZE)
+
+    assert not list(tmp_path.iterdir())
+
+
+class Twice(nn.Module):
+    """As ConformerHead."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Any) -> tuple[Tensor, Tensor]:
+        return self.head(features), self.head(features)
 
 
 def test_torchscript_takes_single_images_where_tracing_fixes_the_batch(
