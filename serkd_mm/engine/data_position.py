@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from mmengine.dataset import InfiniteSampler
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -66,7 +67,12 @@ def find_position(runner: Runner, meta: dict, past: dict | None) -> int:
         )
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
         return _in_epochs(meta, past, now)
-    return _convert(meta['iter'], past, now)
+    if isinstance(_sampler(runner), InfiniteSampler):
+        return _convert(meta['iter'], past, now)
+    # The last batch of an epoch may be a smaller one.
+    epoch, done = divmod(meta['iter'], past['epoch_length'])
+    length = now['epoch_length']
+    return epoch * length + min(_convert(done, past, now), length)
 
 
 def _in_epochs(meta: dict, past: dict, now: dict) -> int:

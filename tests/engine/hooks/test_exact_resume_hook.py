@@ -15,13 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.optimizer import amp_optimizer_wrapper as amp
 from mmengine.runner import FlexibleRunner, loops
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
-from torch.utils.data import Dataset, IterableDataset, RandomSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+)
 
 from serkd_mm.engine.checkpoints import ResumeError
 from tests.engine import runs
@@ -404,30 +410,145 @@ def seen_images(work_dir: Path, **overrides: Any) -> list[int]:
     return seen
 
 
-def test_another_batch_size_goes_on_at_the_same_image(tmp_path: Path) -> None:
-    order = seen_images(tmp_path / 'whole')
-    loader = dict(
-        batch_size=4,
+def loader_of(batch_size: int, **overrides: Any) -> dict:
+    return dict(
+        batch_size=batch_size,
         num_workers=0,
         dataset=Augmented(),
         sampler=dict(type='DefaultSampler', shuffle=True),
+        **overrides,
     )
-    # Four images of the second epoch.
-    stop = str(tmp_path / 'whole' / f'iter_{LENGTH + 2}.pth')
+
+
+# At the end of the first epoch, and after four and six images of the second.
+@pytest.mark.parametrize(
+    ('stop', 'first'),
+    [
+        (LENGTH, IMAGES),
+        (LENGTH + 2, IMAGES + 4),
+        (LENGTH + 3, IMAGES + 4),
+    ],
+)
+def test_another_batch_size_goes_on_at_the_same_image(
+    tmp_path: Path, stop: int, first: int
+) -> None:
+    order = seen_images(tmp_path / 'whole')
 
     rest = seen_images(
         tmp_path / 'part',
-        train_dataloader=loader,
+        train_dataloader=loader_of(4),
         resume=True,
-        load_from=stop,
+        load_from=str(tmp_path / 'whole' / f'iter_{stop}.pth'),
     )
 
-    assert rest == order[IMAGES + 4 :]
+    assert rest == order[first:]
     log = log_of(tmp_path / 'part')
     assert 'batches of 1 x 4 images instead of batches of 1 x 2' in log
     # Three batches of the present size are an epoch.
     end = torch.load(tmp_path / 'part' / 'iter_9.pth')
     assert end['param_schedulers'][0]['_global_step'] == 9
+
+
+# Of the 14 images that were seen, three batches of four from one stream, or
+# the four of the second epoch.
+@pytest.mark.parametrize(
+    ('sampler', 'first'), [('InfiniteSampler', 12), ('DefaultSampler', 14)]
+)
+def test_so_does_a_run_that_counts_iterations(
+    tmp_path: Path, sampler: str, first: int
+) -> None:
+    loader = dict(loader_of(BATCH), sampler=dict(type=sampler, shuffle=True))
+    order = seen_images(
+        tmp_path / 'whole', train_dataloader=dict(loader), **BY_ITERATION
+    )
+
+    rest = seen_images(
+        tmp_path / 'part',
+        train_dataloader=dict(loader, batch_size=4),
+        resume=True,
+        load_from=str(tmp_path / 'whole' / f'iter_{LENGTH + 2}.pth'),
+        **BY_ITERATION,
+    )
+
+    assert rest[: len(order) - first] == order[first:]
+
+
+def change(path: Path, **meta: Any) -> str:
+    """Write other facts to a checkpoint."""
+    checkpoint = torch.load(path)
+    for facts in (checkpoint['meta'], checkpoint['meta']['exact_resume']):
+        facts.update({key: meta[key] for key in facts.keys() & meta})
+    torch.save(checkpoint, path)
+    return str(path)
+
+
+def test_fewer_processes_go_on_at_the_same_image(tmp_path: Path) -> None:
+    order = seen_images(tmp_path / 'whole')
+    stop = tmp_path / 'whole' / f'iter_{LENGTH + 2}.pth'
+
+    rest = seen_images(
+        tmp_path / 'part', resume=True, load_from=change(stop, world_size=2)
+    )
+
+    assert rest == order[IMAGES + 8 :]
+    log = log_of(tmp_path / 'part')
+    assert 'batches of 1 x 2 images instead of batches of 2 x 2' in log
+
+
+def test_where_epoch_and_iteration_disagree_the_iteration_counts(
+    tmp_path: Path,
+) -> None:
+    order = seen_images(tmp_path / 'whole')
+    stop = tmp_path / 'whole' / f'iter_{LENGTH + 2}.pth'
+
+    rest = seen_images(
+        tmp_path / 'part',
+        train_dataloader=loader_of(4),
+        resume=True,
+        load_from=change(stop, epoch=2),
+    )
+
+    assert rest == order[IMAGES + 4 :]
+    assert 'epoch 2 and iteration 7' in log_of(tmp_path / 'part')
+
+
+def test_of_a_dataset_that_shrank_an_epoch_is_at_most_over(
+    tmp_path: Path,
+) -> None:
+    class Few(Augmented):
+        def __len__(self) -> int:
+            return 2 * BATCH
+
+    train(tmp_path / 'whole')
+
+    runner = train(
+        tmp_path / 'part',
+        train_dataloader=dict(loader_of(BATCH), dataset=Few()),
+        resume=True,
+        load_from=str(tmp_path / 'whole' / f'iter_{TOTAL - 1}.pth'),
+    )
+
+    assert (runner.epoch, runner.iter) == (EPOCHS, EPOCHS * 2)
+
+
+class Uneven:
+    """Batches that have no size in common."""
+
+    sampler = None
+
+    def __iter__(self) -> Any:
+        return iter([[0, 1, 2], [3], [4, 5], [6, 7], [8, 9]])
+
+    def __len__(self) -> int:
+        return LENGTH
+
+
+def test_batches_without_a_common_size_resume_exactly(tmp_path: Path) -> None:
+    loader = DataLoader(
+        Augmented(), batch_sampler=Uneven(), collate_fn=pseudo_collate
+    )
+
+    train_in_two(tmp_path, (LENGTH + 2,), train_dataloader=loader)
 
 
 @pytest.mark.parametrize(
@@ -552,12 +673,9 @@ def test_of_a_checkpoint_with_teacher_the_weights_load(
 
 def test_another_dataset_is_mentioned(tmp_path: Path) -> None:
     train(tmp_path)
-    path = tmp_path / f'iter_{LENGTH}.pth'
-    checkpoint = torch.load(path)
-    checkpoint['meta']['exact_resume']['images'] = 99
-    torch.save(checkpoint, path)
+    path = change(tmp_path / f'iter_{LENGTH}.pth', images=99)
 
-    train(tmp_path, resume=True, load_from=str(path))
+    train(tmp_path, resume=True, load_from=path)
 
     assert 'has 10 images, at the checkpoint it had 99' in log_of(tmp_path)
 
