@@ -19,7 +19,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.optimizer import amp_optimizer_wrapper as amp
-from mmengine.runner import FlexibleRunner, loops
+from mmengine.runner import BaseLoop, FlexibleRunner, Runner, loops
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch.utils.data import (
@@ -269,6 +269,47 @@ def test_gradients_of_an_unfinished_accumulation_are_kept(
     tmp_path: Path,
 ) -> None:
     train_in_two(tmp_path, (LENGTH, 7), optim=dict(accumulative_counts=3))
+
+
+def test_of_several_processes_gradients_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runner, 'world_size', property(lambda self: 2))
+
+    train(tmp_path, optim=dict(accumulative_counts=3))
+
+    assert 'lies within an accumulation of gradients' in log_of(tmp_path)
+    assert 'accumulated_gradients' not in torch.load(tmp_path / 'iter_1.pth')
+
+
+def test_ranks_augment_by_numbers_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels: list[torch.Tensor] = []
+
+    class See(Hook):
+        def before_train_iter(
+            self, runner: Any, batch_idx: int, data_batch: Any = None
+        ) -> None:
+            pixels.append(torch.stack(data_batch['inputs']))
+
+    for rank in (0, 1):
+        monkeypatch.setattr(Runner, 'rank', property(lambda self, r=rank: r))
+        train(tmp_path / str(rank), hooks=dict(see=See()))
+
+    one, other = pixels[0], pixels[TOTAL]
+    assert torch.equal(one.mean((1, 2, 3)) // 20, other.mean((1, 2, 3)) // 20)
+    assert not torch.equal(one, other)
+
+
+def test_a_validation_by_itself_builds_no_training(tmp_path: Path) -> None:
+    runner = build_runner(
+        tmp_path, dict(resume=dict(type='ExactResumeHook')), **validation(3.0)
+    )
+
+    runner.val()
+
+    assert not isinstance(runner._train_loop, BaseLoop)
 
 
 def test_bfloat16_resumes_exactly(tmp_path: Path) -> None:
@@ -591,6 +632,32 @@ def test_rates_without_a_schedule_follow_a_config_that_changed(
     )
 
 
+def test_a_run_that_was_resumed_still_knows_its_configured_rates(
+    tmp_path: Path,
+) -> None:
+    class Halve(Hook):
+        def after_train_epoch(self, runner: Any) -> None:
+            runner.optim_wrapper.param_groups[0]['lr'] = 0.05
+
+    hooks = dict(resume=dict(type='ExactResumeHook'), halve=Halve())
+    first, second, third = (tmp_path / name for name in 'abc')
+    build_runner(first, hooks).train()
+
+    for last, name, folder, epochs in (
+        (first, 'epoch_2.pth', second, 3),
+        (second, 'epoch_3.pth', third, 4),
+    ):
+        build_runner(
+            folder,
+            hooks,
+            resume=True,
+            load_from=str(last / name),
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        ).train()
+
+    assert 'Learning rates follow the config' not in log_of(third)
+
+
 def test_early_stopping_counts_on(tmp_path: Path) -> None:
     """Also where the validation of the checkpoint is made up for."""
     scores = [50, 60, 60, 60, 60, 60, 60, 60]
@@ -699,6 +766,18 @@ def test_checkpoints_hold_the_logs_of_an_epoch(tmp_path: Path) -> None:
         ]['log_scalars'].values()
     }
     assert lengths == {LENGTH, TOTAL}
+
+
+def test_checkpoints_hold_the_logs_of_the_longest_window(
+    tmp_path: Path,
+) -> None:
+    window = dict(data_src='loss', method_name='mean', window_size=LENGTH + 2)
+
+    train(tmp_path, log_processor=dict(window_size=2, custom_cfg=[window]))
+
+    end = torch.load(tmp_path / f'iter_{TOTAL}.pth')['message_hub']
+    for buffer in end['log_scalars'].values():
+        assert [len(part) for part in buffer.data] == [LENGTH + 2] * 2
 
 
 def test_a_loader_without_batches_trains_with_a_warning(
