@@ -19,7 +19,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader
 
 from serkd_mm.engine import AtomicLocalBackend, atomic_backend
-from serkd_mm.engine.checkpoints import ResumeError, choose_checkpoint
+from serkd_mm.engine.checkpoints import (
+    ResumeError,
+    choose_checkpoint,
+    latest_checkpoints,
+    why_unreadable,
+)
 from serkd_mm.engine.export import find_checkpoint
 from serkd_mm.engine.hooks import (
     AtomicCheckpointHook,
@@ -212,6 +217,48 @@ def test_what_was_to_be_kept_outlives_a_save_that_failed(
 
     kept = [BEST.format(1), 'epoch_1.pth', 'epoch_2.pth']
     assert checkpoints_of(tmp_path) == kept
+
+
+def test_a_first_save_that_failed_is_named_nowhere(
+    tmp_path: Path, failing: Any
+) -> None:
+    failing(1)
+    runner = build_runner(tmp_path)
+
+    with pytest.raises(FailsError):
+        runner.train()
+
+    assert 'last_ckpt' not in runner.message_hub.runtime_info
+
+
+def test_files_of_others_outlive_a_failed_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing_write(path: Path, data: bytes) -> None:
+        (tmp_path / 'other').touch()
+        raise FailsError
+
+    monkeypatch.setattr(atomic_backend, '_write', failing_write)
+    with pytest.raises(FailsError):
+        train(tmp_path)
+
+    assert (tmp_path / 'other').exists()
+
+
+def test_old_folders_are_removed_too(tmp_path: Path) -> None:
+    """As sharded checkpoints are."""
+
+    class Shard(Hook):
+        def before_train_epoch(self, runner: Any) -> None:
+            path = tmp_path / f'epoch_{runner.epoch}.pth'
+            if path.exists():
+                path.unlink()
+                path.mkdir()
+
+    hooks = dict(checkpoint=dict(max_keep_ckpts=1), shard=Shard())
+    train(tmp_path, hooks=hooks)
+
+    assert checkpoints_of(tmp_path) == ['epoch_3.pth']
 
 
 def test_a_better_score_of_the_same_epoch_replaces_its_checkpoint(
@@ -412,6 +459,21 @@ def test_a_moved_work_dir_replaces_its_best_checkpoint(tmp_path: Path) -> None:
     assert best == [BEST.format(3)]
 
 
+def test_so_does_one_that_goes_on_from_a_copy_elsewhere(
+    tmp_path: Path,
+) -> None:
+    old, new = tmp_path / 'old', tmp_path / 'new'
+    train(old, hooks=KEEP_BEST, **validation(1, 2, 1))
+    start = str(shutil.copy(old / 'epoch_2.pth', tmp_path))
+    shutil.move(old, new)
+
+    again = dict(resume=True, load_from=start, **validation(3, 3))
+    train(new, hooks=KEEP_BEST, **again)
+
+    best = [name for name in checkpoints_of(new) if 'best' in name]
+    assert len(best) == 1
+
+
 @pytest.mark.parametrize('action', ['stop', 'continue'])
 def test_an_old_checkpoint_that_stays_is_only_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
@@ -542,6 +604,91 @@ def test_a_named_checkpoint_goes_before_a_remote_one(tmp_path: Path) -> None:
         choose_checkpoint('none.pth', folder, folder, 'epoch_{}.pth')
 
 
+def test_a_remote_checkpoint_is_left_to_the_host(tmp_path: Path) -> None:
+    remote = 's3://bucket/epoch_9.pth'
+    runner = build_runner(tmp_path, resume=True, load_from=remote)
+
+    runner.call_hook('before_run')
+
+    assert (runner._resume, runner._load_from) == (True, remote)
+
+
+def test_a_sharded_checkpoint_is_not_looked_into(tmp_path: Path) -> None:
+    assert why_unreadable(tmp_path) is None
+
+
+def test_an_empty_file_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / 'epoch_1.pth').touch()
+
+    assert why_unreadable(tmp_path / 'epoch_1.pth') == 'the file is empty'
+
+
+def test_too_little_memory_is_no_fault_of_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(path: str, **_: Any) -> None:
+        raise MemoryError
+
+    train(tmp_path)
+    monkeypatch.setattr(CheckpointLoader, 'load_checkpoint', load)
+
+    with pytest.raises(MemoryError):
+        why_unreadable(tmp_path / 'epoch_1.pth')
+
+
+def test_an_error_without_words_is_a_reason_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(path: str, **_: Any) -> None:
+        raise EOFError
+
+    (tmp_path / 'epoch_1.pth').write_text('anything')
+    monkeypatch.setattr(CheckpointLoader, 'load_checkpoint', load)
+
+    assert why_unreadable(tmp_path / 'epoch_1.pth') == 'EOFError: '
+
+
+# A file system that lost power may leave zeros of what it had not written.
+@pytest.mark.parametrize('content', [b'', b'\0\0\0', b'\n'])
+def test_a_last_checkpoint_without_a_name_means_none(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / 'last_checkpoint').write_bytes(content)
+
+    assert latest_checkpoints(str(tmp_path)) == []
+
+
+def test_a_last_checkpoint_that_is_no_text_is_passed_over(
+    tmp_path: Path,
+) -> None:
+    train(tmp_path)
+    (tmp_path / 'last_checkpoint').write_bytes(b'\xff\xfe')
+    folder = str(tmp_path)
+
+    path, _ = choose_checkpoint(None, folder, folder, 'epoch_{}.pth')
+
+    assert path == str(tmp_path / 'epoch_3.pth')
+
+
+def test_files_that_only_begin_like_a_checkpoint_are_none(
+    tmp_path: Path,
+) -> None:
+    train(tmp_path)
+    (tmp_path / 'last_checkpoint').unlink()
+    shutil.copy(tmp_path / 'epoch_1.pth', tmp_path / 'epoch_9.pth.old')
+    folder = str(tmp_path)
+
+    found = choose_checkpoint(None, folder, folder, 'epoch_{}.pth')
+
+    assert found == (str(tmp_path / 'epoch_3.pth'), {})
+
+
+def test_a_folder_that_is_not_there_has_no_checkpoint(tmp_path: Path) -> None:
+    folder = str(tmp_path / 'none')
+
+    assert choose_checkpoint(None, folder, folder, '{}.pth') == (None, {})
+
+
 def test_a_machine_without_the_checkpoint_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -581,6 +728,17 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
 
     assert not leftover.exists()
     assert f'Removed the unfinished {leftover}' in log_of(tmp_path)
+
+
+def test_so_are_those_beside_last_checkpoint(tmp_path: Path) -> None:
+    work, out = tmp_path / 'work', tmp_path / 'out'
+    work.mkdir()
+    leftover = work / '.last_checkpoint.123.partial'
+    leftover.write_bytes(b'half')
+
+    train(work, hooks=dict(checkpoint=dict(out_dir=str(out))))
+
+    assert not leftover.exists()
 
 
 class Stop(Hook):
@@ -638,6 +796,17 @@ def test_a_validation_that_ended_is_not_repeated(tmp_path: Path) -> None:
     train(tmp_path, hooks=hooks, **validation(1, 2, 3))
 
     train(tmp_path, hooks=hooks, resume=True, **validation(4))
+
+    assert 'Validating first' not in log_of(tmp_path)
+
+
+def test_a_checkpoint_of_mmengine_is_not_validated_again(
+    tmp_path: Path,
+) -> None:
+    hooks = dict(checkpoint=dict(type='CheckpointHook'))
+    train(tmp_path, hooks=hooks, **validation(1, 2, 3))
+
+    train(tmp_path, resume=True, **validation(4))
 
     assert 'Validating first' not in log_of(tmp_path)
 
