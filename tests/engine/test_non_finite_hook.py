@@ -565,6 +565,13 @@ def test_too_many_skips_in_a_row_stop(tmp_path: Path) -> None:
         run(tmp_path / 'b', cnn(), batches(4, bad=(1, 2, 3)), hook)
 
 
+def test_none_may_be_skipped_where_the_limit_is_zero(tmp_path: Path) -> None:
+    hook = dict(action='skip', max_consecutive=0)
+
+    with pytest.raises(FloatingPointError, match='^1 updates in a row'):
+        run(tmp_path, cnn(), batches(2, bad=(1,)), hook)
+
+
 def test_of_accumulated_gradients_all_are_left_out(tmp_path: Path) -> None:
     wrapper = dict(
         optimizer=dict(type='SGD', lr=0.1, momentum=0.9),
@@ -592,6 +599,51 @@ def test_of_accumulated_gradients_all_are_left_out(tmp_path: Path) -> None:
     assert_equal(skipped, expected)
     count = skipped.message_hub.get_scalar('train/skipped_updates')
     assert count.current() == 2
+
+
+def skips(folder: Path) -> list[str]:
+    lines = ''.join(p.read_text() for p in folder.glob('*/*.log')).splitlines()
+    return [line for line in lines if 'No update, as' in line]
+
+
+def test_one_cause_in_accumulated_gradients_is_one_warning(
+    tmp_path: Path,
+) -> None:
+    wrapper = dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=2)
+
+    run(tmp_path, cnn(), batches(2, bad=(0,)), SKIP, optim_wrapper=wrapper)
+
+    assert len(skips(tmp_path)) == 1
+
+
+def test_a_norm_is_named_in_its_own_iteration_alone(tmp_path: Path) -> None:
+    wrapper = dict(
+        optimizer=dict(type='SGD', lr=0.1),
+        clip_grad=dict(max_norm=5.0),
+        accumulative_counts=2,
+    )
+    model = MODELS.build(trapped('huge'))
+    model.init_weights()
+    samples = batches(2, bad=(1,), value=0.0) + batches(2, bad=(0,))
+
+    run(tmp_path, model, samples, SKIP, optim_wrapper=wrapper)
+
+    named = ['norm of the gradients' in line for line in skips(tmp_path)]
+    assert named == [True, False]
+
+
+def test_a_step_may_return_nothing(tmp_path: Path) -> None:
+    model = cnn()
+    step = model.train_step
+
+    def silent_step(data: dict, optim_wrapper: Any) -> None:
+        step(data, optim_wrapper)
+
+    model.train_step = silent_step
+    skipped = run(tmp_path, model, batches(2, bad=(0,)), SKIP)
+
+    count = skipped.message_hub.get_scalar('train/skipped_updates')
+    assert count.current() == 1
 
 
 @pytest.mark.parametrize('kind', ['gradient', 'value'])
@@ -719,6 +771,20 @@ def test_gradients_that_no_scale_helps_stop(
         )
 
 
+def test_overflows_with_an_update_between_are_not_in_a_row(
+    amp: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(non_finite_hook, 'MAX_OVERFLOWS', 2)
+
+    run(
+        tmp_path,
+        MODELS.build(trapped('gradient')),
+        batches(6, bad=(1, 2, 4, 5), value=0.0),
+        SKIP,
+        optim_wrapper=dict(amp, loss_scale='dynamic'),
+    )
+
+
 # -- settings and surroundings ----------------------------------------------
 
 
@@ -734,6 +800,37 @@ def test_settings_out_of_range_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         non_finite_hook.NonFiniteHook(**settings)
+
+
+def test_stopping_needs_no_optimizer_of_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(non_finite_hook, 'optimizers', lambda runner: [])
+    # That no update was seen is no overflow.
+    monkeypatch.setattr(non_finite_hook, 'MAX_OVERFLOWS', 0)
+    samples = batches(2, bad=(1,))
+
+    with pytest.raises(FloatingPointError, match='iteration 2 '):
+        run(tmp_path / 'a', cnn(), samples, dict(action='stop'))
+    with pytest.raises(TypeError, match="needs an .* set action='stop'"):
+        run(tmp_path / 'b', cnn(), samples, SKIP)
+
+
+def test_what_is_computed_beside_the_losses_is_not_looked_at(
+    tmp_path: Path,
+) -> None:
+    model = cnn()
+    loss = model.loss
+
+    def with_features(inputs: Tensor, data_samples: list) -> dict:
+        assert not model(inputs * NAN, mode='tensor')[0].isfinite().any()
+        return loss(inputs, data_samples)
+
+    model.eval()  # running statistics stay finite
+    model.train = lambda mode=True: model
+    model.loss = with_features
+
+    run(tmp_path, model, batches(2), dict(action='stop'))
 
 
 class CopyModel(Hook):
