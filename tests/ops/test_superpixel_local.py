@@ -65,7 +65,8 @@ def test_local_stays_finite_at_extreme_scales(scale):
 
 
 def test_a_superpixel_that_every_token_avoids_agrees_with_dense():
-    tokens = torch.zeros(1, 16, 4, dtype=torch.float64)
+    # The first: its mean is 30, and every token has a far better match.
+    tokens = torch.full((1, 16, 4), -20.0, dtype=torch.float64)
     tokens[:, :8] = 60.0
     tokens[0, 0] = -60.0
     dense, local = (
@@ -73,6 +74,16 @@ def test_a_superpixel_that_every_token_avoids_agrees_with_dense():
         for impl in ('dense', 'local')
     )
     torch.testing.assert_close(local, dense)
+
+
+@pytest.mark.parametrize('impl', ['dense', 'local'])
+def test_without_gradients_nothing_is_kept_for_them(impl):
+    tokens = torch.randn(1, 36, 8, requires_grad=True)
+    kept = []
+    hooks = torch.autograd.graph.saved_tensors_hooks(kept.append, kept.index)
+    with torch.no_grad(), hooks:
+        superpixel_tokens(tokens, (6, 6), num_iters=2, impl=impl)
+    assert not kept
 
 
 def test_auto_takes_the_form_that_the_size_wants(monkeypatch):
