@@ -1,5 +1,5 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
-"""Distances from differences mean what those from Gram matrices mean.
+"""Every way to the distances gives those of the readable function.
 
 The Triton kernel is tested as in :mod:`.test_relation_impls`.
 """
@@ -12,12 +12,15 @@ from serkd_mm.functional.distances import (
     squared_distances,
 )
 from serkd_mm.functional.scale import power_of_two_scale
+from serkd_mm.ops import pieces
 from serkd_mm.ops.distances_triton import distances_by_kernel
 from serkd_mm.ops.pair_distances import distances_from_differences
+from serkd_mm.ops.relation_fused import _measure_gram
 
 from .test_relation_impls import DEVICE, needs_triton
 
-WAYS = ['differences', pytest.param('triton', marks=needs_triton)]
+# Gram matrices are the way of devices without kernels.
+WAYS = ['differences', 'gram', pytest.param('triton', marks=needs_triton)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -30,6 +33,11 @@ def measure_all(way, tokens):
     dtype = torch.promote_types(tokens.dtype, torch.float32)
     if way == 'differences':
         return distances_from_differences(tokens, dtype)
+    if way == 'gram':
+        batch, num, _ = tokens.shape
+        found = torch.empty(2, batch, num, num, dtype=dtype)
+        unit = _measure_gram(tokens, *found)
+        return (*found, unit)
     if dtype == torch.float64:
         pytest.skip('computes in float32')
     batch, num, _ = tokens.shape
@@ -46,7 +54,7 @@ def measure(way, tokens):
 @pytest.mark.parametrize('num', [1, 2, 7, 50])
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('way', WAYS)
-def test_both_ways_agree(way, dtype, num, scale):
+def test_all_ways_agree(way, dtype, num, scale):
     tokens = (scale * make_tokens(3, num, 12)).to(dtype)
     tokens[:, -1] = tokens[:, 0]
     tokens[2] = 0
@@ -130,11 +138,22 @@ def test_not_a_number_stays(way):
     assert inverse[0, 2, others].isnan().all()
 
 
+@pytest.mark.parametrize('way', ['differences', 'gram'])
+def test_images_taken_one_by_one_give_the_same(way, monkeypatch):
+    tokens = make_tokens(3, 5, 4).float()
+    tokens[1] *= 100
+    expected = measure_all(way, tokens)
+    monkeypatch.setattr(pieces, 'CPU_BYTES', 1)
+    for found, whole in zip(measure_all(way, tokens), expected):
+        torch.testing.assert_close(found, whole)
+
+
 def test_the_default_device_does_not_matter() -> None:
     tokens = make_tokens(1, 23, 3).float()
     with torch.device('meta'):
-        squared, *_ = measure('differences', tokens)
-    assert squared.device == tokens.device
+        squared, _ = measure('differences', tokens)
+    expected, *_ = squared_distances(tokens, (1, 2), torch.float64)
+    torch.testing.assert_close(squared.double(), expected, rtol=1e-5, atol=0)
 
 
 @needs_triton

@@ -9,10 +9,13 @@ process with the interpreter, and that of the distances, and is skipped where
 Triton is not installed.
 """
 
+import importlib.metadata
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import sysconfig
 import warnings
 from functools import partial
 from pathlib import Path
@@ -272,6 +275,14 @@ def test_no_gradient_is_computed_unasked(impl, monkeypatch):
     assert teacher.grad is None
 
 
+@pytest.mark.parametrize('relation', ['angle_chunked', 'distance_chunked'])
+def test_no_matrix_is_kept_for_a_gradient_unasked(relation):
+    _, *kept = relation_fused.relation_forward(
+        *make_pair(2, 6), relation, False
+    )
+    assert not any(matrix.numel() for matrix in kept)
+
+
 @pytest.mark.parametrize('impl', FUSED)
 def test_autocast_changes_nothing(impl):
     pair = make_pair(2, 16)
@@ -359,10 +370,15 @@ def test_surroundings_compiled_to_machine_code_give_the_same():
 )
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
 @pytest.mark.parametrize('wanted', [True, False])
+@pytest.mark.parametrize('channels_first', [True, False])
 @pytest.mark.parametrize('relation', ['angle_chunked', 'distance_chunked'])
-def test_operators_keep_to_their_contract(relation, dtype, wanted):
+def test_operators_keep_to_their_contract(
+    relation, channels_first, dtype, wanted
+):
     """Schema, shape rules and tracing, by PyTorch's own checks."""
     student, teacher = make_pair(2, 9, dtype=dtype)
+    if channels_first:
+        student = student.mT.contiguous().mT
     operators = torch.ops.serkd_mm
     checks = ('test_schema', 'test_faketensor')
     arguments = (student, teacher, relation, wanted)
@@ -518,6 +534,51 @@ def test_auto_says_once_what_triton_needs_on_cuda(missing, said, monkeypatch):
     ops._say_what_triton_needs.cache_clear()
 
 
+def look_for_triton(monkeypatch, version='3.1.0', tools=(), cc=None):
+    """What a fresh interpreter would find out about Triton."""
+
+    def installed(name):
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, 'version', installed)
+    monkeypatch.setattr(shutil, 'which', lambda name: name in tools or None)
+    monkeypatch.delenv('CC', raising=False)
+    if cc is not None:
+        monkeypatch.setenv('CC', cc)
+    return runpy.run_path(triton_build.__file__)
+
+
+@pytest.mark.parametrize(
+    ('version', 'expected'),
+    [('3.0.0', True), ('3.6.0', True), ('2.3.1', False), (None, False)],
+)
+def test_triton_counts_from_its_third_version(version, expected, monkeypatch):
+    found = look_for_triton(monkeypatch, version)
+    assert found['triton_installed']() is expected
+
+
+@pytest.mark.parametrize(
+    ('tools', 'cc', 'header', 'expected'),
+    [
+        (['gcc'], None, True, True),
+        (['clang'], None, True, True),
+        ([], 'mycc', True, True),
+        ([], None, True, False),
+        (['gcc'], None, False, False),
+    ],
+)
+def test_a_compiler_and_the_header_are_both_needed(
+    tools, cc, header, expected, monkeypatch, tmp_path
+):
+    if header:
+        (tmp_path / 'Python.h').touch()
+    monkeypatch.setattr(sysconfig, 'get_path', lambda name: str(tmp_path))
+    found = look_for_triton(monkeypatch, tools=tools, cc=cc)
+    assert found['compiler_found']() is expected
+
+
 @pytest.mark.parametrize('impl', ['chunked', 'triton'])
 @pytest.mark.parametrize('loss', [angle_loss, distance_loss])
 def test_torch_func_and_a_fast_path_are_refused_together(loss, impl):
@@ -538,6 +599,17 @@ def test_triton_says_what_is_missing(loss, monkeypatch):
     pair = [side.cpu() for side in pair]
     with pytest.raises(RuntimeError, match='CUDA device.*cpu.*chunked'):
         loss(*pair, impl='triton')
+
+
+def test_kernels_run_again_after_a_check_that_failed():
+    def check_that_fails():
+        with ops.without_kernels():
+            assert not relation_triton._kernels
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        check_that_fails()
+    assert relation_triton._kernels
 
 
 @pytest.mark.parametrize('loss', [angle_loss, distance_loss])
