@@ -670,6 +670,20 @@ def test_a_last_checkpoint_that_is_no_text_is_passed_over(
     assert path == str(tmp_path / 'epoch_3.pth')
 
 
+def test_a_file_in_a_folder_of_the_run_goes_before_its_namesake(
+    tmp_path: Path,
+) -> None:
+    work, out = tmp_path / 'work', tmp_path / 'out'
+    own, other = (str(folder / 'epoch_1.pth') for folder in (work, out))
+    for path in (own, other):
+        Path(path).parent.mkdir()
+        Path(path).touch()
+    (work / 'last_checkpoint').write_text(other)
+
+    assert latest_checkpoints(str(work), str(out)) == [other, own]
+    assert latest_checkpoints(str(work)) == [own, other]
+
+
 def test_files_that_only_begin_like_a_checkpoint_are_none(
     tmp_path: Path,
 ) -> None:
