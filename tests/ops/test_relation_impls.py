@@ -589,6 +589,22 @@ def test_torch_func_and_a_fast_path_are_refused_together(loss, impl):
 
 
 @pytest.mark.parametrize('loss', [angle_loss, distance_loss])
+def test_torch_func_may_ask_for_the_readable_loss(loss):
+    student, teacher = torch.randn(2, 2, 5, 4)
+    readable = partial(loss, teacher=teacher, impl='reference')
+    found = torch.func.grad(readable)(student)
+    torch.testing.assert_close(
+        found, run(partial(loss, impl='chunked'), student, teacher, 1)[1]
+    )
+
+
+@pytest.mark.parametrize('normalize', ['image', 'batch'])
+def test_an_unknown_impl_is_refused_in_either_normalisation(normalize):
+    with pytest.raises(ValueError, match="got 'fast'"):
+        distance_loss(*make_pair(1, 4), normalize, impl='fast')
+
+
+@pytest.mark.parametrize('loss', [angle_loss, distance_loss])
 def test_triton_says_what_is_missing(loss, monkeypatch):
     pair = make_pair(1, 4)
     monkeypatch.setattr(triton_build, 'triton_installed', lambda: False)
