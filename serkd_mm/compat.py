@@ -219,11 +219,15 @@ def _use_second_norm_of_deit3() -> None:
     MMPretrain 1.2 (and its fork 1.3) applies the attention's norm again. The
     second one's parameters then have no gradient, which DDP refuses, and the
     zoo's weights classify 35 % of ImageNet instead of 81 %
-    (open-mmlab/mmpretrain#1614).
+    (open-mmlab/mmpretrain#1614). Weights that MMPretrain alone has trained,
+    by their untouched second norm, go on computing what they were trained
+    for: the first one's take its place.
     """
-    from mmpretrain.models.backbones.deit3 import DeiT3TransformerEncoderLayer
+    from mmpretrain.models.backbones.deit3 import (
+        DeiT3TransformerEncoderLayer as Layer,
+    )
 
-    host = DeiT3TransformerEncoderLayer.forward
+    host = Layer.forward
     if 'ln2' in host.__code__.co_names:
         return
 
@@ -232,7 +236,24 @@ def _use_second_norm_of_deit3() -> None:
         x = x + self.attn(self.ln1(x))
         return self.ffn(self.ln2(x), identity=x)
 
-    DeiT3TransformerEncoderLayer.forward = forward
+    load = Layer._load_from_state_dict
+
+    @functools.wraps(load)
+    def load_from_state_dict(
+        self: Any, state_dict: dict, prefix: str, *args: Any
+    ) -> None:
+        first, second = f'{prefix}ln1.', f'{prefix}ln2.'
+        if all(
+            second + name in state_dict
+            and bool((state_dict[second + name] == value).all())
+            for name, value in (('weight', 1), ('bias', 0))
+        ):
+            for name in ('weight', 'bias'):
+                state_dict[second + name] = state_dict[first + name].clone()
+        load(self, state_dict, prefix, *args)
+
+    Layer.forward = forward
+    Layer._load_from_state_dict = load_from_state_dict
     CURED_NETWORKS.add('DeiT3')
 
 

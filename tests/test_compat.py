@@ -528,6 +528,26 @@ def test_deit3_normalises_its_mlps_by_the_norm_made_for_them() -> None:
     assert {'DeiT3'} == compat.CURED_NETWORKS
 
 
+def test_deit3_of_mmpretrain_alone_computes_what_it_was_trained_for() -> None:
+    trained, layer = (DeiT3TransformerEncoderLayer(8, 2, 16) for _ in 'ab')
+    host = getattr(type(layer).forward, '__wrapped__', None)
+    if host is None:
+        pytest.skip('this MMPretrain has no such fault')
+    nn.init.normal_(trained.ln1.weight)
+    nn.init.normal_(trained.ln1.bias)
+    state = trained.state_dict()
+    x = torch.randn(2, 5, 8)
+
+    layer.load_state_dict(state)
+
+    assert torch.equal(layer(x), host(trained, x))
+    assert (state['ln2.weight'] == 1).all()
+    # One that is trained in one of its parameters stays as it is.
+    nn.init.normal_(trained.ln2.bias)
+    layer.load_state_dict(trained.state_dict())
+    assert torch.equal(layer(x), trained(x))
+
+
 def test_rotary_embeddings_of_eva02_rotate_by_the_place_in_a_16x16_grid() -> (
     None
 ):
@@ -568,6 +588,7 @@ def test_applying_the_cures_twice_changes_nothing() -> None:
         config_utils.load,
         data_preprocessor.batch_label_to_onehot,
         DeiT3TransformerEncoderLayer.forward,
+        DeiT3TransformerEncoderLayer._load_from_state_dict,
         RotaryEmbeddingFast.compute_position_embedding,
     )
 
@@ -580,6 +601,7 @@ def test_applying_the_cures_twice_changes_nothing() -> None:
         config_utils.load,
         data_preprocessor.batch_label_to_onehot,
         DeiT3TransformerEncoderLayer.forward,
+        DeiT3TransformerEncoderLayer._load_from_state_dict,
         RotaryEmbeddingFast.compute_position_embedding,
     )
 
