@@ -35,7 +35,8 @@ from torch.optim import Optimizer
 
 from .paths import CONFIG_PREFIX, own_config_path
 
-# Registered names of networks that compute something else without the cures.
+# Registered names of networks that compute something else without the cures,
+# with weights and image size of a run that had them.
 CURED_NETWORKS: set[str] = set()
 
 

@@ -218,13 +218,7 @@ def _time(
         milliseconds, memory = time_steps(
             algorithm, optimizer, data, options.steps
         )
-    if missing and not _may_go_unused(cfg):
-        report.notes.append(
-            f'No loss gives {", ".join(list(missing.values())[:3])}'
-            f'{", ..." * (len(missing) > 3)} a gradient ({len(missing)} '
-            'parameters), for which several processes would wait: leave them '
-            'out, or set find_unused_parameters=True.'
-        )
+    _note_unreached(cfg, list(missing.values()), report)
     report.step = Step(
         device=_device_name(options.device),
         batch_size=report.batch_size,
@@ -235,10 +229,16 @@ def _time(
     )
 
 
-def _may_go_unused(cfg: Config) -> bool:
-    """Whether several processes are told that parameters have no gradient."""
+def _note_unreached(cfg: Config, names: list[str], report: PairReport) -> None:
+    """Name what has no gradient, unless several processes know of it."""
     wrapper = cfg.get('model_wrapper_cfg') or cfg
-    return bool(wrapper.get('find_unused_parameters'))
+    if names and not wrapper.get('find_unused_parameters'):
+        report.notes.append(
+            f'No loss gives {", ".join(names[:3])}'
+            f'{", ..." * (len(names) > 3)} a gradient ({len(names)} '
+            'parameters), for which several processes would wait: leave them '
+            'out, or set find_unused_parameters=True.'
+        )
 
 
 def _images(

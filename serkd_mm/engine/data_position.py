@@ -69,10 +69,8 @@ def find_position(runner: Runner, meta: dict, past: dict | None) -> int:
         return _in_epochs(meta, past, now)
     if isinstance(_sampler(runner), InfiniteSampler):
         return _convert(meta['iter'], past, now)
-    # The last batch of an epoch may be a smaller one.
     epoch, done = divmod(meta['iter'], past['epoch_length'])
-    length = now['epoch_length']
-    return epoch * length + min(_convert(done, past, now), length)
+    return epoch * now['epoch_length'] + _convert_in_epoch(done, past, now)
 
 
 def _in_epochs(meta: dict, past: dict, now: dict) -> int:
@@ -85,8 +83,7 @@ def _in_epochs(meta: dict, past: dict, now: dict) -> int:
             'the iteration counts'
         )
         meta['epoch'], done = divmod(meta['iter'], old)
-    # At the end of an epoch, what comes after its last batch is still to do.
-    start = new if done == old else min(_convert(done, past, now), new)
+    start = _convert_in_epoch(done, past, now)
     meta['iter'] = meta['epoch'] * new + start
     return start
 
@@ -98,6 +95,14 @@ def _convert(batches: int, past: dict, now: dict) -> int:
     old = past['batch_size'] * past['world_size']
     new = now['batch_size'] * now['world_size']
     return batches * old // new
+
+
+def _convert_in_epoch(batches: int, past: dict, now: dict) -> int:
+    """The same within an epoch, whose last batch may be a smaller one."""
+    length = now['epoch_length']
+    # At the end of an epoch, what comes after its last batch is still to do.
+    ended = batches == past['epoch_length']
+    return length if ended else min(_convert(batches, past, now), length)
 
 
 def _size(data: dict) -> str:

@@ -110,8 +110,8 @@ def write_onnx(
 
         return run
 
-    classifier = _one_output(model, size)
     with kept_random_state(), torch.no_grad():
+        classifier = _one_output(model, size)
         pixels = _random(_TRACED, size)
         # What is no matter of the batch size is raised below again.
         with contextlib.suppress(Exception):
@@ -150,11 +150,11 @@ def write_torchscript(
         RuntimeError: If the program's logits are not PyTorch's.
         ValueError: If the network has several outputs.
     """
-    classifier = _one_output(model, size)
     note = None
     with kept_random_state(), torch.no_grad(), warnings.catch_warnings():
         # torch warns of every Python number in a traced network.
         warnings.simplefilter('ignore')
+        classifier = _one_output(model, size)
         sizes = (_TRACED, *_OTHERS)
         program = torch.jit.trace(
             classifier, _random(_TRACED, size), check_trace=False
@@ -178,12 +178,10 @@ def write_torchscript(
     return note
 
 
-@torch.no_grad()
 def _one_output(model: nn.Module, size: tuple[int, int]) -> PixelClassifier:
-    """What is traced."""
+    """The classifier to trace, refused if it has several outputs."""
     classifier = PixelClassifier(model)
-    with kept_random_state():
-        logits = classifier(_random(1, size))
+    logits = classifier(_random(1, size))
     if not isinstance(logits, Tensor):
         raise ValueError(
             f'{type(getattr(model, "head", model)).__name__} puts out '
