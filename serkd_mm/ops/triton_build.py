@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
+import importlib.util
 import os
+import re
 import shutil
 import sysconfig
 from pathlib import Path
@@ -13,10 +14,18 @@ from typing import Any
 
 from torch import Tensor
 
-try:
-    _INSTALLED = int(importlib.metadata.version('triton').split('.')[0]) >= 3
-except importlib.metadata.PackageNotFoundError:
-    _INSTALLED = False
+
+def _major_version() -> int:
+    """That of the module: its package has other names on ROCm and Windows."""
+    found = importlib.util.find_spec('triton')
+    if found is None or found.origin is None:
+        return 0
+    text = Path(found.origin).read_text(encoding='utf-8')
+    version = re.search(r"^__version__ = '(\d+)", text, re.MULTILINE)
+    return int(version[1]) if version else 0
+
+
+_INSTALLED = _major_version() >= 3
 
 # Triton builds its launcher when a kernel is first used.
 _COMPILER = Path(sysconfig.get_path('include'), 'Python.h').is_file() and any(

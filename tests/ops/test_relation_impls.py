@@ -9,7 +9,7 @@ process with the interpreter, and that of the distances, and is skipped where
 Triton is not installed.
 """
 
-import importlib.metadata
+import importlib.util
 import os
 import runpy
 import shutil
@@ -534,15 +534,10 @@ def test_auto_says_once_what_triton_needs_on_cuda(missing, said, monkeypatch):
     ops._say_what_triton_needs.cache_clear()
 
 
-def look_for_triton(monkeypatch, version='3.1.0', tools=(), cc=None):
+def look_for_triton(monkeypatch, origin=None, tools=(), cc=None):
     """What a fresh interpreter would find out about Triton."""
-
-    def installed(name):
-        if version is None:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return version
-
-    monkeypatch.setattr(importlib.metadata, 'version', installed)
+    spec = origin and SimpleNamespace(origin=str(origin))
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: spec)
     monkeypatch.setattr(shutil, 'which', lambda name: name in tools or None)
     monkeypatch.delenv('CC', raising=False)
     if cc is not None:
@@ -552,11 +547,34 @@ def look_for_triton(monkeypatch, version='3.1.0', tools=(), cc=None):
 
 @pytest.mark.parametrize(
     ('version', 'expected'),
-    [('3.0.0', True), ('3.6.0', True), ('2.3.1', False), (None, False)],
+    [('3.0.0', True), ('3.6.0+rocm7', True), ('2.3.1', False), (None, False)],
 )
-def test_triton_counts_from_its_third_version(version, expected, monkeypatch):
-    found = look_for_triton(monkeypatch, version)
+def test_triton_counts_from_its_third_version(
+    version, expected, monkeypatch, tmp_path
+):
+    module = tmp_path / '__init__.py'
+    if version is not None:
+        module.write_text(f"import os\n\n__version__ = '{version}'\n")
+    found = look_for_triton(monkeypatch, version and module)
     assert found['triton_installed']() is expected
+
+
+def test_a_module_without_a_version_and_a_bare_folder_are_no_triton(
+    monkeypatch, tmp_path
+):
+    module = tmp_path / '__init__.py'
+    module.touch()
+    assert not look_for_triton(monkeypatch, module)['triton_installed']()
+    folder = SimpleNamespace(origin=None)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: folder)
+    found = runpy.run_path(triton_build.__file__)
+    assert not found['triton_installed']()
+
+
+def test_the_version_read_is_that_of_the_module():
+    triton = pytest.importorskip('triton')
+    major = int(triton.__version__.split('.')[0])
+    assert triton_build._major_version() == major
 
 
 @pytest.mark.parametrize(

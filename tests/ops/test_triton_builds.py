@@ -29,8 +29,9 @@ def build(
     constants: dict[str, Any],
     warps: int,
     even: tuple[str, ...] = (),
+    target: tuple[str, Any, int] = ('cuda', 90, 32),
 ) -> Any:
-    """For sm_90, as on a GPU; those in ``even`` are multiples of 16."""
+    """As on a GPU; those in ``even`` are multiples of 16."""
     assert list(kernel.arg_names) == [*types, *constants]
     aligned = [
         i
@@ -45,7 +46,7 @@ def build(
     )
     return compiler.compile(
         source,
-        target=backends.GPUTarget('cuda', 90, 32),
+        target=backends.GPUTarget(*target),
         options=dict(num_warps=warps, enable_fp_fusion=True),
     )
 
@@ -64,9 +65,44 @@ def assert_in_registers(built: Any, folder: Path) -> None:
     assert re.search(r'STACK:0 .*LOCAL:0 ', usage), usage
 
 
+def assert_no_scratch(built: Any) -> None:
+    """:func:`assert_in_registers` for AMD's assembly."""
+    spilled = re.findall(
+        r'\.(?:private_segment_fixed_size|vgpr_spill_count): +(\d+)',
+        built.asm['amdgcn'],
+    )
+    assert spilled == ['0', '0']
+
+
 @pytest.fixture(autouse=True)
 def _no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+
+
+def build_angle(num: int, wanted: bool, **options: Any) -> Any:
+    pointers = ('squared', 'inverse', 'values', 'slopes', 'acrosses')
+    types = {
+        **dict.fromkeys(pointers, '*fp32'),
+        **dict.fromkeys(('side', 'num'), 'i32'),
+    }
+    rows, steps, columns = relation_triton.tile(num, interpreted=False)
+    constants = dict(WANTED=wanted, ROWS=rows, STEPS=steps, COLUMNS=columns)
+    return build(ANGLE, types, constants, relation_triton.NUM_WARPS, **options)
+
+
+def build_distance(dtype: str, **options: Any) -> Any:
+    numbers = ('image_stride', 'token_stride', 'num', 'width')
+    types = {
+        **dict.fromkeys(('tokens', 'largest'), f'*{dtype}'),
+        **dict.fromkeys(('squared', 'inverse', 'scales'), '*fp32'),
+        **dict.fromkeys(numbers, 'i32'),
+        **dict.fromkeys(('limit', 'rounding'), 'fp32'),
+    }
+    side, channels = distances_triton.square(interpreted=False)
+    constants = dict(SIDE=side, CHANNELS=channels)
+    return build(
+        DISTANCE, types, constants, distances_triton.NUM_WARPS, **options
+    )
 
 
 @builds
@@ -75,15 +111,7 @@ def _no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_tile_builds_and_stays_in_registers(
     num: int, wanted: bool, tmp_path: Path
 ) -> None:
-    pointers = ('squared', 'inverse', 'values', 'slopes', 'acrosses')
-    types = {
-        **dict.fromkeys(pointers, '*fp32'),
-        **dict.fromkeys(('side', 'num'), 'i32'),
-    }
-    rows, steps, columns = relation_triton.tile(num, interpreted=False)
-    constants = dict(WANTED=wanted, ROWS=rows, STEPS=steps, COLUMNS=columns)
-
-    built = build(ANGLE, types, constants, relation_triton.NUM_WARPS)
+    built = build_angle(num, wanted)
 
     assert built.metadata.shared <= 1024
     assert_in_registers(built, tmp_path)
@@ -95,20 +123,35 @@ def test_every_tile_builds_and_stays_in_registers(
 def test_distances_build_and_stay_in_registers(
     dtype: str, even: tuple[str, ...], tmp_path: Path
 ) -> None:
-    numbers = ('image_stride', 'token_stride', 'num', 'width')
-    types = {
-        **dict.fromkeys(('tokens', 'largest'), f'*{dtype}'),
-        **dict.fromkeys(('squared', 'inverse', 'scales'), '*fp32'),
-        **dict.fromkeys(numbers, 'i32'),
-        **dict.fromkeys(('limit', 'rounding'), 'fp32'),
-    }
-    side, channels = distances_triton.square(interpreted=False)
-    constants = dict(SIDE=side, CHANNELS=channels)
-
-    built = build(DISTANCE, types, constants, distances_triton.NUM_WARPS, even)
+    built = build_distance(dtype, even=even)
 
     assert built.metadata.shared <= 4096
     assert_in_registers(built, tmp_path)
+
+
+@builds
+@pytest.mark.parametrize('capability', [70, 75, 80, 86, 100, 120])
+def test_older_and_newer_gpus_spill_nothing_either(
+    capability: int, tmp_path: Path
+) -> None:
+    target = ('cuda', capability, 32)
+    for num in (49, 256):
+        assert_in_registers(build_angle(num, True, target=target), tmp_path)
+    assert_in_registers(build_distance('bf16', target=target), tmp_path)
+
+
+@builds
+@pytest.mark.parametrize(
+    ('capability', 'lanes'), [('gfx90a', 64), ('gfx942', 64), ('gfx1100', 32)]
+)
+def test_gpus_under_rocm_spill_nothing_either(
+    capability: str, lanes: int
+) -> None:
+    pytest.importorskip('triton.backends.amd')
+    target = ('hip', capability, lanes)
+    for num in (49, 256):
+        assert_no_scratch(build_angle(num, True, target=target))
+    assert_no_scratch(build_distance('bf16', target=target))
 
 
 @builds
