@@ -8,6 +8,12 @@ from torch import Tensor
 
 from .checks import check_tokens
 
+# Integers of the same bits, and those of the exponent in them.
+_EXPONENT = {
+    torch.float32: (torch.int32, 0xFF << 23),
+    torch.float64: (torch.int64, 0x7FF << 52),
+}
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision as float32, wider types as they are."""
@@ -21,10 +27,11 @@ def power_of_two_scale(x: Tensor) -> Tensor:
     products of the quotients stay in range.
 
     Args:
-        x: Finite tokens, ``(B, N, C)``.
+        x: ``(B, N, C)``, float32 or float64.
 
     Returns:
-        Scale, detached, ``(B, 1, 1)``; 1 for an image of zeros. At least
+        Scale, detached, ``(B, 1, 1)``; 1 for an image of zeros or with
+        entries that are not finite. At least
         ``2 ** -66``, whose inverse square is still finite in float32, and at
         most a quarter of the dtype's range, which leaves magnitudes up to 4.
 
@@ -36,11 +43,14 @@ def power_of_two_scale(x: Tensor) -> Tensor:
     # Two reductions: aminmax is many times slower on CPUs.
     images = x.detach().flatten(1)
     largest = torch.maximum(images.amax(1), -images.amin(1))[:, None, None]
-    top = math.frexp(torch.finfo(x.dtype).max)[1] - 2
-    exponent = torch.frexp(largest).exponent.clamp(-66, top)
-    # Older PyTorch takes the power of an integer in float32, where 2**1022
-    # is infinite.
-    return torch.ldexp(torch.ones_like(largest), exponent.to(largest.dtype))
+    # Of a float without its fraction a power of two is left. Not from frexp,
+    # which MPS does not have.
+    integer, exponent = _EXPONENT[x.dtype]
+    below = (largest.view(integer) & exponent).view(x.dtype)
+    top = 2.0 ** (math.frexp(torch.finfo(x.dtype).max)[1] - 2)
+    above = (2 * below).clamp(2.0**-66, top)
+    usual = (largest > 0) & (largest < math.inf)
+    return above.where(usual, torch.ones_like(above))
 
 
 def unit_length(tokens: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from serkd_mm.functional import batch_as_tokens, unit_length
+from serkd_mm.functional.scale import power_of_two_scale
 
 
 @pytest.mark.parametrize(
@@ -92,3 +93,27 @@ def test_what_is_no_tensor_is_named(tokens: object, said: str) -> None:
     for check in (unit_length, batch_as_tokens):
         with pytest.raises(TypeError, match=f'must be a tensor, {said}'):
             check(tokens)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_the_scale_is_the_power_of_two_above_the_largest_magnitude(
+    dtype: torch.dtype,
+) -> None:
+    largest = torch.finfo(dtype).max
+    values = [0.75, 1.0, -4.0, 5.0, -(2.0**-67), 2.0**-66, 1e-44, -largest]
+    tokens = torch.tensor(values, dtype=dtype)[:, None, None] * torch.tensor(
+        [[1.0], [-0.5]], dtype=dtype
+    )
+
+    scale = power_of_two_scale(tokens).flatten().tolist()
+
+    most = math.frexp(largest)[1] - 2
+    powers = [min(max(math.frexp(v)[1], -66), most) for v in values]
+    assert scale == [2.0**power for power in powers]
+
+
+@pytest.mark.parametrize('value', [0.0, math.inf, -math.inf, math.nan])
+def test_zeros_and_what_is_not_finite_have_the_scale_1(value: float) -> None:
+    tokens = torch.tensor([[[value, 0.0]], [[value, 3.0]]])
+    of_zeros = [1.0, 4.0 if value == 0 else 1.0]
+    assert power_of_two_scale(tokens).flatten().tolist() == of_zeros

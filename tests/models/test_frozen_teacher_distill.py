@@ -14,7 +14,6 @@ from mmengine import hub
 from mmengine.model import ExponentialMovingAverage, ImgDataPreprocessor
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.runner import load_checkpoint
-from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
@@ -32,7 +31,6 @@ from .builders import (
     batch,
     build,
     cnn_config,
-    cnn_distiller,
     distiller_config,
     losses_of,
     raw_batch,
@@ -417,65 +415,6 @@ def test_so_does_what_it_keeps_of_its_weights_for_eval_mode() -> None:
     model.to('meta')
 
     assert model.teacher.cache.cached.device.type == 'meta'
-
-
-def meta_frexp() -> bool:
-    """Whether frexp knows tensors without values; before PyTorch 2.2 not."""
-    try:
-        torch.frexp(torch.empty(1, device='meta'))
-    except NotImplementedError:
-        return False
-    return True
-
-
-class MetaAutocast(torch.autocast):
-    """PyTorch has none for tensors without values."""
-
-    def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
-        device_type = 'cpu' if device_type == 'meta' else device_type
-        super().__init__(device_type, *args, **kwargs)
-
-
-@pytest.mark.skipif(
-    not meta_frexp(), reason='this PyTorch has no frexp for meta tensors'
-)
-@pytest.mark.parametrize(
-    'networks',
-    [
-        dict(
-            data_preprocessor=RGB,
-            teacher=dict(vit_config(), data_preprocessor=OTHER_RGB),
-        ),
-        dict(
-            architecture=cnn_config(),
-            teacher=cnn_config(),
-            distiller=cnn_distiller(stride=1, grid_size=2),
-            channels_last=True,
-        ),
-    ],
-    ids=['ViT', 'CNN'],
-)
-@pytest.mark.parametrize('half', [False, True], ids=['float32', 'autocast'])
-def test_a_step_stays_on_its_device_and_asks_for_no_value(
-    networks: dict, half: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Meta tensors have no values, so none can be waited for, and mix with
-    # none of the CPU.
-    monkeypatch.setattr(torch, 'autocast', MetaAutocast)
-    model = build(**networks).to('meta')
-    samples = [
-        DataSample().set_gt_score(torch.empty(CLASSES, device='meta'))
-        for _ in range(4)
-    ]
-
-    with torch.autocast('meta', torch.bfloat16, enabled=half):
-        losses = model(
-            torch.empty(4, 3, 32, 32, device='meta'), samples, mode='loss'
-        )
-    total(losses).backward()
-
-    assert {value.device.type for value in losses.values()} == {'meta'}
-    assert all(p.grad is not None for p in model.student.parameters())
 
 
 # -- the teacher's view of the batch ----------------------------------------

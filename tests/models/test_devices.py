@@ -1,0 +1,206 @@
+# Copyright (c) The serkd_mm authors. All rights reserved.
+"""What a training step asks of devices that need not be there.
+
+On tensors without values, which take the ways of an accelerator.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from serkd_mm.ops import relation_fused
+
+from .builders import (
+    CLASSES,
+    build,
+    cnn_config,
+    cnn_distiller,
+    total,
+    vit_config,
+)
+
+RGB = dict(
+    type='ClsDataPreprocessor',
+    num_classes=CLASSES,
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    to_rgb=True,
+)
+NETWORKS = {
+    'ViT': dict(
+        data_preprocessor=RGB,
+        teacher=dict(
+            vit_config(),
+            data_preprocessor=dict(RGB, mean=[127.5] * 3, std=[127.5] * 3),
+        ),
+    ),
+    'CNN': dict(
+        architecture=cnn_config(),
+        teacher=cnn_config(),
+        distiller=cnn_distiller(stride=1, grid_size=2),
+        channels_last=True,
+    ),
+}
+
+
+class MetaAutocast(torch.autocast):
+    """PyTorch has none for tensors without values."""
+
+    def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
+        device_type = 'cpu' if device_type == 'meta' else device_type
+        super().__init__(device_type, *args, **kwargs)
+
+
+@pytest.fixture(autouse=True)
+def _autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, 'autocast', MetaAutocast)
+
+
+def step(name: str, half: bool) -> tuple[dict[str, Tensor], nn.Module]:
+    """Forward and backward, of which the losses and the student."""
+    model = build(**NETWORKS[name]).to('meta')
+    samples = [
+        DataSample().set_gt_score(torch.empty(CLASSES, device='meta'))
+        for _ in range(4)
+    ]
+    with torch.autocast('meta', torch.bfloat16, enabled=half):
+        losses = model(
+            torch.empty(4, 3, 32, 32, device='meta'), samples, mode='loss'
+        )
+    total(losses).backward()
+    return losses, model.student
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('half', [False, True], ids=['float32', 'autocast'])
+def test_a_step_stays_on_its_device_and_asks_for_no_value(
+    name: str, half: bool
+) -> None:
+    # Without values none can be waited for, and meta tensors mix with none of
+    # the CPU.
+    losses, student = step(name, half)
+
+    assert {value.device.type for value in losses.values()} == {'meta'}
+    assert all(p.grad is not None for p in student.parameters())
+
+
+# -- kernels of Apple's GPUs -------------------------------------------------
+
+
+class Operators(TorchDispatchMode):
+    """Names of the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.names.add(str(func).removeprefix('aten.'))
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def called() -> Iterator[set[str]]:
+    with Operators() as mode:
+        yield mode.names
+
+
+def overloaded(name: str) -> str:
+    return name if '.' in name else f'{name}.default'
+
+
+class Kernels:
+    """PyTorch's own table of which device has a kernel of what."""
+
+    def __init__(self) -> None:
+        torchgen = pytest.importorskip('torchgen')
+        native = 'packaged/ATen/native/native_functions.yaml'
+        text = (Path(torchgen.__file__).parent / native).read_text()
+        self.entries = {}
+        self.outs = defaultdict(list)
+        for entry in yaml.load(text, yaml.CSafeLoader):
+            name = overloaded(entry['func'].split('(')[0])
+            self.entries[name] = entry
+            if 'out' in name.split('.')[1]:
+                self.outs[name.split('.')[0]].append(name)
+
+    def on_mps(self, operator: str) -> bool:
+        entry = self.entries[operator]
+        if 'structured_delegate' in entry:
+            return self.on_mps(overloaded(entry['structured_delegate']))
+        if 'dispatch' not in entry:  # made of other operators
+            return True
+        devices = ', '.join(entry['dispatch']).split(', ')
+        if not any(device.startswith('Composite') for device in devices):
+            return 'MPS' in devices
+        # For every device, often by way of what writes into an output.
+        ways = self.outs[operator.split('.')[0]]
+        return operator in ways or not ways or any(map(self.on_mps, ways))
+
+
+@pytest.fixture(scope='module')
+def kernels() -> Kernels:
+    return Kernels()
+
+
+def test_the_table_knows_what_mps_has_and_has_not(kernels: Kernels) -> None:
+    there = ['bmm.default', 'amax.default', 'view.dtype', 'ones_like.default']
+    absent = ['frexp.Tensor', '_pdist_forward.default']
+    assert all(map(kernels.on_mps, there))
+    assert not any(map(kernels.on_mps, absent))
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_a_step_takes_nothing_that_mps_does_not_have(
+    name: str, kernels: Kernels
+) -> None:
+    with called() as names:
+        step(name, half=False)
+
+    # The next test's, and what PyTorch chooses by device.
+    others = ('serkd_mm.', '_scaled_dot_product_')
+    names = {name for name in names if not name.startswith(others)}
+    assert '_log_softmax.default' in names
+    assert {n for n in names if not kernels.on_mps(n)} == set()
+
+
+def meta_smooth_l1() -> bool:
+    """Whether it is written into tensors without values, in 2.1 not."""
+    value = torch.empty(1, device='meta')
+    try:
+        torch._C._nn.smooth_l1_loss(value, value, 0, out=value.clone())
+    except TypeError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(
+    not meta_smooth_l1(), reason='this PyTorch gives meta losses no output'
+)
+@pytest.mark.parametrize('relation', ['angle_chunked', 'distance_chunked'])
+def test_so_do_the_operators_of_relation_losses(
+    relation: str, kernels: Kernels
+) -> None:
+    student = torch.empty(4, 49, 8, device='meta')
+    teacher = torch.empty(4, 49, 12, device='meta')
+    with called() as names:
+        loss, laplacian, scale = relation_fused.relation_forward(
+            student, teacher, relation, True
+        )
+        relation_fused.relation_backward(student, laplacian, scale, loss)
+
+    assert 'bmm.default' in names
+    assert {n for n in names if not kernels.on_mps(n)} == set()
