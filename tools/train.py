@@ -43,7 +43,8 @@ def parse_args() -> argparse.Namespace:
         '--amp',
         action='store_true',
         help='automatic mixed precision: float16 on a GPU, unless the config '
-        'has another optim_wrapper.dtype or is bfloat16, bfloat16 on CPUs',
+        'has another optim_wrapper.dtype or is bfloat16, bfloat16 on CPUs '
+        "and Apple's GPUs",
     )
     parser.add_argument(
         '--auto-scale-lr',

@@ -153,6 +153,7 @@ BFLOAT16 = dict(type='Bfloat16OptimWrapper', fused_attention=False)
         (AMP, 'cpu', dict(type='Bfloat16OptimWrapper')),
         (dict(dtype='float16'), 'cpu', dict(type='Bfloat16OptimWrapper')),
         (BFLOAT16, 'cpu', BFLOAT16),
+        (AMP, 'mps', dict(type='Bfloat16OptimWrapper')),
         (dict(type='OptimWrapper'), 'cuda', AMP),
         (dict(dtype='bfloat16'), 'cuda', dict(AMP, dtype='bfloat16')),
         (dict(AMP, loss_scale=8.0), 'cuda', dict(AMP, loss_scale=8.0)),

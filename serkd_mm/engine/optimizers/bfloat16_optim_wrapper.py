@@ -25,9 +25,9 @@ class Bfloat16OptimWrapper(OptimWrapper):
     """Training under bfloat16 autocast, on any device.
 
     bfloat16 has float32's range, so that gradients need no loss scale.
-    MMEngine's ``AmpOptimWrapper`` has one even then, and refuses CPUs. One
-    without instructions for it is many times slower than in float32, which
-    is logged when training begins.
+    MMEngine's ``AmpOptimWrapper`` has one even then, and refuses CPUs and
+    Apple's GPUs. A CPU without instructions for it is many times slower than
+    in float32, which is logged when training begins.
 
     Args:
         fused_attention: Whether attention on CPUs may run as one fused
@@ -83,16 +83,16 @@ def mix_precision(wrapper: dict, device: str) -> None:
     """Make a config's optimizer wrapper one of mixed precision, in place.
 
     ``AmpOptimWrapper`` with a dynamic loss scale unless the config has
-    another; on CPUs, which it refuses, :class:`Bfloat16OptimWrapper`. One
-    that is bfloat16 already stays.
+    another; on CPUs and Apple's GPUs, which it refuses,
+    :class:`Bfloat16OptimWrapper`. One that is bfloat16 already stays.
 
     Args:
         wrapper: Config of the wrapper.
-        device: ``'cpu'`` or that of an accelerator.
+        device: As :func:`mmengine.device.get_device` names it.
     """
     if unscoped_type(wrapper) == 'Bfloat16OptimWrapper':
         return
-    if device == 'cpu':
+    if device in ('cpu', 'mps'):
         wrapper['type'] = 'Bfloat16OptimWrapper'
         for name in AMP_ARGUMENTS:
             wrapper.pop(name, None)
