@@ -20,6 +20,8 @@ from serkd_mm import functional
 from serkd_mm.benchmarks import (
     ceilings,
     libraries,
+    library_kd,
+    library_rkd,
     measure,
     networks,
     peers,
@@ -185,7 +187,7 @@ TIMM = pytest.param(libraries.TIMM, marks=needs('timm'))
 @pytest.mark.parametrize('library', [*LIBRARIES, TIMM])
 def test_kd_of_a_library_is_that_of_the_package(library: str) -> None:
     ours, theirs = (
-        libraries.build_training(name, 'cpu', True)
+        library_kd.build_training(name, 'cpu', True)
         for name in (libraries.OURS, library)
     )
     networks.share_weights(ours.model, theirs.model)
@@ -204,7 +206,7 @@ def test_rkd_of_a_library_agrees_with_the_exact_one(library: str) -> None:
     teacher = torch.randn(6, 5, dtype=torch.float64)
     found, exact = [
         value_and_grad(loss, torch.arange(24).view(6, 4).sin(), teacher)
-        for loss in (libraries.rkd_loss(library), libraries.exact_rkd)
+        for loss in (library_rkd.rkd_loss(library), library_rkd.exact_rkd)
     ]
     torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-6)
 
@@ -214,7 +216,7 @@ def test_a_library_that_is_not_installed_is_left_out_and_named(
 ) -> None:
     monkeypatch.setattr(libraries, 'version', lambda name: None)
     found = report.Report('peers', measure.Options(quick=True))
-    libraries.add_libraries(found)
+    peers.add_libraries(found)
     for table in found.tables:
         names = [row['variant'] for row in table.rows]
         assert names == [libraries.HOST, libraries.OURS]

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from . import (
     libraries,
+    library_kd,
+    library_rkd,
     networks,
     step,
     straightforward,  # noqa: F401  (registers losses)
@@ -63,9 +65,18 @@ def run(options: Options) -> Report:
         f'Ratio of SeRKD steps: time over {HOST} in the same round, median '
         'and quartiles.',
     ]
-    libraries.add_libraries(report)
+    add_libraries(report)
     report.draw = partial(_draw, report)
     return report
+
+
+def add_libraries(report: Report) -> None:
+    """Add the tables of KD and RKD, and notes on how they were measured."""
+    report.tables += [
+        library_kd.kd_table(report),
+        library_rkd.rkd_table(report),
+    ]
+    report.notes += libraries.describe()
 
 
 def _draw(report: Report, figure: Any) -> None:
