@@ -10,6 +10,10 @@ from torch import Tensor
 
 from .scale import at_least_float32, power_of_two_scale
 
+# Devices that multiply matrices in float64. Apple's MPS has no such type, and
+# Ascend's NPU no such product.
+FLOAT64_DEVICES = ('cpu', 'cuda')
+
 
 def squared_distances(
     tokens: Tensor, dims: tuple[int, ...], dtype: torch.dtype
@@ -20,8 +24,9 @@ def squared_distances(
     cancels where tokens are close together for their distance from the
     origin, and with 24 bits the distances within a tight cluster, a plain
     background say, would be noise. Float32 tokens are multiplied in float64,
-    where nothing that they can hold is lost; where there is no wider type
-    (float64 tokens, and MPS, which has no float64), they are centred first.
+    where nothing that they can hold is lost; where there is no wider product
+    (float64 tokens, and devices other than ``FLOAT64_DEVICES``), they are
+    centred first.
     A pair counts as coincident that is apart by no more than a few units in
     the last place, of ``dtype``, of the image's largest entry, or one in that
     of the tokens' own dtype of the larger entry of the two.
@@ -34,10 +39,10 @@ def squared_distances(
         dtype: Precision that the tokens are taken in, float32 or float64.
 
     Returns:
-        Squared distances in squared units, float64, 0 for coincident pairs
-        and without gradient there; the boolean mask of the pairs that are
-        apart, each ``(B, K, K)``; and the unit in ``dtype``, of 1 or B in
-        the first dimension and 1 in the others.
+        Squared distances in squared units, float64 where that is multiplied
+        in, 0 for coincident pairs and without gradient there; the boolean
+        mask of the pairs that are apart, each ``(B, K, K)``; and the unit in
+        ``dtype``, of 1 or B in the first dimension and 1 in the others.
     """
     of_token = token_resolution(tokens).to(dtype)
     of_pair = torch.maximum(of_token.unsqueeze(1), of_token.unsqueeze(2))
@@ -46,7 +51,8 @@ def squared_distances(
     unit = scale.amax(dim=dims, keepdim=True)
     resolution = image_resolution(dtype) * (scale / unit)
     resolution = torch.maximum(resolution, of_pair / unit)
-    if tokens.dtype == torch.float64 or tokens.device.type == 'mps':
+    wider = tokens.device.type in FLOAT64_DEVICES
+    if tokens.dtype == torch.float64 or not wider:
         tokens = tokens / unit
         tokens = tokens - tokens.mean(dim=1, keepdim=True)
         gram = tokens @ tokens.transpose(1, 2)

@@ -7,8 +7,6 @@ On tensors without values, which take the ways of an accelerator.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import yaml
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from serkd_mm.ops import relation_fused
 
@@ -99,23 +98,23 @@ def test_a_step_stays_on_its_device_and_asks_for_no_value(
 
 
 class Operators(TorchDispatchMode):
-    """Names of the operators that are called."""
+    """Names of the operators that are called, and of those in float64."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
+        self.in_float64: set[str] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        self.names.add(str(func).removeprefix('aten.'))
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def called() -> Iterator[set[str]]:
-    with Operators() as mode:
-        yield mode.names
+        name = str(func).removeprefix('aten.')
+        self.names.add(name)
+        found = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_flatten(found)[0] if isinstance(t, Tensor)]
+        if any(t.is_meta and t.dtype == torch.float64 for t in tensors):
+            self.in_float64.add(name)
+        return found
 
 
 def overloaded(name: str) -> str:
@@ -167,12 +166,13 @@ def test_the_table_knows_what_mps_has_and_has_not(kernels: Kernels) -> None:
 def test_a_step_takes_nothing_that_mps_does_not_have(
     name: str, kernels: Kernels
 ) -> None:
-    with called() as names:
+    with Operators() as called:
         step(name, half=False)
 
+    assert not called.in_float64
     # The next test's, and what PyTorch chooses by device.
     others = ('serkd_mm.', '_scaled_dot_product_')
-    names = {name for name in names if not name.startswith(others)}
+    names = {n for n in called.names if not n.startswith(others)}
     assert '_log_softmax.default' in names
     assert {n for n in names if not kernels.on_mps(n)} == set()
 
@@ -196,11 +196,12 @@ def test_so_do_the_operators_of_relation_losses(
 ) -> None:
     student = torch.empty(4, 49, 8, device='meta')
     teacher = torch.empty(4, 49, 12, device='meta')
-    with called() as names:
+    with Operators() as called:
         loss, laplacian, scale = relation_fused.relation_forward(
             student, teacher, relation, True
         )
         relation_fused.relation_backward(student, laplacian, scale, loss)
 
-    assert 'bmm.default' in names
-    assert {n for n in names if not kernels.on_mps(n)} == set()
+    assert not called.in_float64
+    assert 'bmm.default' in called.names
+    assert {n for n in called.names if not kernels.on_mps(n)} == set()

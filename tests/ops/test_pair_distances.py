@@ -7,6 +7,11 @@ The Triton kernel is tested as in :mod:`.test_relation_impls`.
 import pytest
 import torch
 
+from serkd_mm.functional import (
+    angle_loss,
+    distance_loss,
+    distances,
+)
 from serkd_mm.functional.distances import (
     inverse_distances,
     squared_distances,
@@ -154,6 +159,38 @@ def test_the_default_device_does_not_matter() -> None:
         squared, _ = measure('differences', tokens)
     expected, *_ = squared_distances(tokens, (1, 2), torch.float64)
     torch.testing.assert_close(squared.double(), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('num', [1, 2, 50])
+def test_without_products_in_float64_less_is_exact(num, dtype, monkeypatch):
+    tokens = (make_tokens(3, num, 12) + 1).to(dtype)
+    tokens[:, -1] = tokens[:, 0]
+    tokens[2] = 0
+    expected, apart, _ = squared_distances(tokens, (1, 2), torch.float32)
+    assert expected.dtype == torch.float64
+    monkeypatch.setattr(distances, 'FLOAT64_DEVICES', ())
+
+    found, found_apart, _ = squared_distances(tokens, (1, 2), torch.float32)
+
+    assert found.dtype == torch.float32
+    assert torch.equal(found_apart, apart)
+    torch.testing.assert_close(found.double(), expected, rtol=2e-5, atol=0)
+
+
+@pytest.mark.parametrize('loss', [angle_loss, distance_loss])
+def test_losses_without_products_in_float64(loss, monkeypatch):
+    teacher = make_tokens(3, 9, 12).float()
+    tokens = (make_tokens(3, 9, 8, seed=1) + 1).float().requires_grad_()
+    value = loss(tokens, teacher, impl='reference')
+    (grad,) = torch.autograd.grad(value, tokens)
+    monkeypatch.setattr(distances, 'FLOAT64_DEVICES', ())
+
+    found = loss(tokens, teacher, impl='reference')
+
+    torch.testing.assert_close(found, value, rtol=1e-5, atol=0)
+    (slope,) = torch.autograd.grad(found, tokens)
+    torch.testing.assert_close(slope, grad, rtol=1e-4, atol=1e-7)
 
 
 @needs_triton
