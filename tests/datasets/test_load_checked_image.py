@@ -127,7 +127,8 @@ BROKEN = {
     'half a png': (PNG[: len(PNG) // 2], {}, 'this PNG'),
     'png with a wrong byte': (bad_checksum(PNG), {}, 'this PNG'),
     'half a webp': (encode(RGB, 'WEBP')[:200], {}, 'could not create decoder'),
-    'gif': (encode(as_mode('P'), 'GIF'), {}, 'this GIF (mode P)'),
+    # OpenCV knows GIF from its fifth version.
+    'pcx': (encode(as_mode('P'), 'PCX'), {}, 'this PCX (mode P)'),
     'floats': (
         encode(Image.fromarray(GREY.astype(np.float32)), 'TIFF'),
         {},

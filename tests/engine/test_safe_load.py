@@ -16,7 +16,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PosixPath
 from types import SimpleNamespace
 from typing import Any
 
@@ -415,7 +415,7 @@ def test_all_that_a_file_asks_for_can_be_allowed_on_purpose(
         read(path)
     named = str(error.value).split('add_safe_globals([')[1].split('])')[0]
     assert 'mmengine.config.config.Config' in named
-    assert 'pathlib.PosixPath' in named
+    assert f'{PosixPath.__module__}.PosixPath' in named
 
     modules = {name.rsplit('.', 1)[0] for name in named.split(', ')}
     (tmp_path / 'what_i_trust.py').write_text(

@@ -400,7 +400,8 @@ def test_the_tool_draws_every_setting(
     assert 0 < rows[1]['student nmi with people'] < 1
     assert 'student nmi with people' not in rows[0]
     # One person, regions of more than 256 numbers, half as fine as the image.
-    np.savez(tmp_path / 'people.npz', **{'1': 300 * truth[0, ::2, ::2]})
+    coarse = truth[0, ::2, ::2].astype(np.int64)
+    np.savez(tmp_path / 'people.npz', **{'1': 300 * coarse})
     run_tool(
         monkeypatch, *pair, str(tmp_path), '--out', str(out),
         '--grids', '2', '4', '--iters', '0', *people,
