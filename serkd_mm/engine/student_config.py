@@ -181,7 +181,7 @@ def _host_hook(hook: Any) -> Any:
 
 
 def _distills(cls: type) -> bool:
-    return cls.__module__.split('.')[0] in (_PACKAGE, 'mmrazor')
+    return _package_of(cls) in (_PACKAGE, 'mmrazor')
 
 
 def _own_names() -> set[str]:
@@ -189,8 +189,13 @@ def _own_names() -> set[str]:
     return {
         name
         for name, classes in registered_classes().items()
-        if any(cls.__module__.split('.')[0] == _PACKAGE for cls in classes)
+        if any(_package_of(cls) == _PACKAGE for cls in classes)
     }
+
+
+def _package_of(registered: Any) -> str:
+    """Of a class or function; partials of Python 3.9 do not know theirs."""
+    return getattr(registered, '__module__', '').split('.')[0]
 
 
 def _drop_own_import(cfg: Config) -> None:

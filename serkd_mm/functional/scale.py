@@ -8,6 +8,9 @@ from torch import Tensor
 
 from .checks import check_tokens
 
+# Devices with frexp; Apple's MPS has none.
+FREXP_DEVICES = ('cpu', 'cuda')
+
 # Integers of the same bits, and those of the exponent in them.
 _EXPONENT = {
     torch.float32: (torch.int32, 0xFF << 23),
@@ -43,12 +46,17 @@ def power_of_two_scale(x: Tensor) -> Tensor:
     # Two reductions: aminmax is many times slower on CPUs.
     images = x.detach().flatten(1)
     largest = torch.maximum(images.amax(1), -images.amin(1))[:, None, None]
-    # Of a float without its fraction a power of two is left. Not from frexp,
-    # which MPS does not have.
+    top = math.frexp(torch.finfo(x.dtype).max)[1] - 2
+    if x.device.type in FREXP_DEVICES:
+        power = torch.frexp(largest).exponent.clamp(-66, top)
+        # Older PyTorch takes the power of an integer in float32, where
+        # 2**1022 is infinite.
+        return torch.ldexp(torch.ones_like(largest), power.to(largest.dtype))
+    # Of a float without its fraction a power of two is left. torch.func of
+    # older PyTorch does not take views of other types.
     integer, exponent = _EXPONENT[x.dtype]
     below = (largest.view(integer) & exponent).view(x.dtype)
-    top = 2.0 ** (math.frexp(torch.finfo(x.dtype).max)[1] - 2)
-    above = (2 * below).clamp(2.0**-66, top)
+    above = (2 * below).clamp(2.0**-66, 2.0**top)
     usual = (largest > 0) & (largest < math.inf)
     return above.where(usual, torch.ones_like(above))
 

@@ -25,6 +25,7 @@ from serkd_mm.engine import export
 from serkd_mm.engine.export import export_student, find_checkpoint
 from serkd_mm.engine.random_state import get_random_state
 from serkd_mm.engine.student_config import (
+    _own_names,
     image_size,
     student_architecture,
     student_config,
@@ -645,3 +646,14 @@ def test_mmengine_trains_and_tests_by_the_exported_config(
     runner.train()
 
     assert runner.iter == 1
+
+
+def test_what_knows_no_module_is_of_another_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As a functools.partial of Python 3.9.
+    registered = dict(theirs=[object()], ours=[export.export_student])
+    monkeypatch.setattr(
+        'serkd_mm.engine.student_config.registered_classes', lambda: registered
+    )
+    assert _own_names() == {'ours'}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from serkd_mm.functional import batch_as_tokens, unit_length
+from serkd_mm.functional import batch_as_tokens, scale, unit_length
 from serkd_mm.functional.scale import power_of_two_scale
 
 
@@ -95,6 +95,15 @@ def test_what_is_no_tensor_is_named(tokens: object, said: str) -> None:
             check(tokens)
 
 
+@pytest.fixture(params=['frexp', 'bits'])
+def _way(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = ('cpu',) if request.param == 'frexp' else ()
+    monkeypatch.setattr(scale, 'FREXP_DEVICES', devices)
+
+
+@pytest.mark.usefixtures('_way')
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_the_scale_is_the_power_of_two_above_the_largest_magnitude(
     dtype: torch.dtype,
@@ -105,13 +114,14 @@ def test_the_scale_is_the_power_of_two_above_the_largest_magnitude(
         [[1.0], [-0.5]], dtype=dtype
     )
 
-    scale = power_of_two_scale(tokens).flatten().tolist()
+    found = power_of_two_scale(tokens).flatten().tolist()
 
     most = math.frexp(largest)[1] - 2
     powers = [min(max(math.frexp(v)[1], -66), most) for v in values]
-    assert scale == [2.0**power for power in powers]
+    assert found == [2.0**power for power in powers]
 
 
+@pytest.mark.usefixtures('_way')
 @pytest.mark.parametrize('value', [0.0, math.inf, -math.inf, math.nan])
 def test_zeros_and_what_is_not_finite_have_the_scale_1(value: float) -> None:
     tokens = torch.tensor([[[value, 0.0]], [[value, 3.0]]])

@@ -66,9 +66,13 @@ def _autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, 'autocast', MetaAutocast)
 
 
-def step(name: str, half: bool) -> tuple[dict[str, Tensor], nn.Module]:
-    """Forward and backward, of which the losses and the student."""
-    model = build(**NETWORKS[name]).to('meta')
+@pytest.fixture(params=NETWORKS)
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    return build(**NETWORKS[request.param]).to('meta')
+
+
+def step(model: nn.Module, half: bool) -> dict[str, Tensor]:
+    """Losses, and their gradients."""
     samples = [
         DataSample().set_gt_score(torch.empty(CLASSES, device='meta'))
         for _ in range(4)
@@ -78,20 +82,19 @@ def step(name: str, half: bool) -> tuple[dict[str, Tensor], nn.Module]:
             torch.empty(4, 3, 32, 32, device='meta'), samples, mode='loss'
         )
     total(losses).backward()
-    return losses, model.student
+    return losses
 
 
-@pytest.mark.parametrize('name', NETWORKS)
 @pytest.mark.parametrize('half', [False, True], ids=['float32', 'autocast'])
 def test_a_step_stays_on_its_device_and_asks_for_no_value(
-    name: str, half: bool
+    model: Any, half: bool
 ) -> None:
     # Without values none can be waited for, and meta tensors mix with none of
     # the CPU.
-    losses, student = step(name, half)
+    losses = step(model, half)
 
     assert {value.device.type for value in losses.values()} == {'meta'}
-    assert all(p.grad is not None for p in student.parameters())
+    assert all(p.grad is not None for p in model.student.parameters())
 
 
 # -- kernels of Apple's GPUs -------------------------------------------------
@@ -162,12 +165,11 @@ def test_the_table_knows_what_mps_has_and_has_not(kernels: Kernels) -> None:
     assert not any(map(kernels.on_mps, absent))
 
 
-@pytest.mark.parametrize('name', NETWORKS)
 def test_a_step_takes_nothing_that_mps_does_not_have(
-    name: str, kernels: Kernels
+    model: nn.Module, kernels: Kernels
 ) -> None:
     with Operators() as called:
-        step(name, half=False)
+        step(model, half=False)
 
     assert not called.in_float64
     # The next test's, and what PyTorch chooses by device.

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,17 @@ def assert_in_registers(built: Any, folder: Path) -> None:
         check=True,
     ).stdout
     assert re.search(r'STACK:0 .*LOCAL:0 ', usage), usage
+
+
+@contextlib.contextmanager
+def linker() -> Iterator[None]:
+    """Older Triton takes that of an installed ROCm."""
+    try:
+        yield
+    except Exception as error:
+        if 'ROCm linker' in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 def assert_no_scratch(built: Any) -> None:
@@ -149,9 +162,12 @@ def test_gpus_under_rocm_spill_nothing_either(
 ) -> None:
     pytest.importorskip('triton.backends.amd')
     target = ('hip', capability, lanes)
-    for num in (49, 256):
-        assert_no_scratch(build_angle(num, True, target=target))
-    assert_no_scratch(build_distance('bf16', target=target))
+    with linker():
+        angles = [build_angle(n, True, target=target) for n in (49, 256)]
+        distance = build_distance('bf16', target=target)
+
+    for built in (*angles, distance):
+        assert_no_scratch(built)
 
 
 @builds
