@@ -26,10 +26,9 @@ def squared_distances(
     background say, would be noise. Float32 tokens are multiplied in float64,
     where nothing that they can hold is lost; where there is no wider product
     (float64 tokens, and devices other than ``FLOAT64_DEVICES``), they are
-    centred first.
-    A pair counts as coincident that is apart by no more than a few units in
-    the last place, of ``dtype``, of the image's largest entry, or one in that
-    of the tokens' own dtype of the larger entry of the two.
+    centred first. A pair counts as coincident that is apart by no more than a
+    few units in the last place, of ``dtype``, of the image's largest entry, or
+    one in that of the tokens' own dtype of the larger entry of the two.
 
     Args:
         tokens: ``(B, K, C)``, floating point.
@@ -51,8 +50,7 @@ def squared_distances(
     unit = scale.amax(dim=dims, keepdim=True)
     resolution = image_resolution(dtype) * (scale / unit)
     resolution = torch.maximum(resolution, of_pair / unit)
-    wider = tokens.device.type in FLOAT64_DEVICES
-    if tokens.dtype == torch.float64 or not wider:
+    if dtype == torch.float64 or tokens.device.type not in FLOAT64_DEVICES:
         tokens = tokens / unit
         tokens = tokens - tokens.mean(dim=1, keepdim=True)
         gram = tokens @ tokens.transpose(1, 2)

@@ -34,9 +34,9 @@ def power_of_two_scale(x: Tensor) -> Tensor:
 
     Returns:
         Scale, detached, ``(B, 1, 1)``; 1 for an image of zeros or with
-        entries that are not finite. At least
-        ``2 ** -66``, whose inverse square is still finite in float32, and at
-        most a quarter of the dtype's range, which leaves magnitudes up to 4.
+        entries that are not finite. At least ``2 ** -66``, whose inverse
+        square is still finite in float32, and at most a quarter of the
+        dtype's range, which leaves magnitudes up to 4.
 
     Example:
         >>> x = torch.tensor([[[3.0, -5.0]], [[0.0, 0.0]]])

@@ -73,12 +73,11 @@ def select_impl(
     ``'auto'`` is ``'triton'`` for CUDA tensors (ROCm's are) of up to 256
     tokens that are computed in float32, where Triton, a C compiler and
     Python's header are installed and the device is one that Triton compiles
-    for (capability 7.0),
-    else ``'chunked'``; under the transforms of ``torch.func``, which take
-    neither of them, ``'reference'``. Where only software is missing for
-    ``'triton'``, a warning says once what it is. Any other valid name is
-    returned as it is: an explicit choice that cannot run raises where it is
-    called.
+    for (capability 7.0), else ``'chunked'``; under the transforms of
+    ``torch.func``, which take neither of them, ``'reference'``. Where only
+    software is missing for ``'triton'``, a warning says once what it is. Any
+    other valid name is returned as it is: an explicit choice that cannot run
+    raises where it is called.
 
     Args:
         impl: ``'auto'``, ``'reference'``, ``'chunked'`` or ``'triton'``.

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile
@@ -127,7 +128,6 @@ BROKEN = {
     'half a png': (PNG[: len(PNG) // 2], {}, 'this PNG'),
     'png with a wrong byte': (bad_checksum(PNG), {}, 'this PNG'),
     'half a webp': (encode(RGB, 'WEBP')[:200], {}, 'could not create decoder'),
-    # OpenCV knows GIF from its fifth version.
     'pcx': (encode(as_mode('P'), 'PCX'), {}, 'this PCX (mode P)'),
     'floats': (
         encode(Image.fromarray(GREY.astype(np.float32)), 'TIFF'),
@@ -150,6 +150,10 @@ BROKEN = {
         "CIELAB values for BGR; use imdecode_backend='pillow'",
     ),
 }
+
+if int(cv2.__version__.split('.')[0]) < 5:  # which decodes them
+    gif = encode(as_mode('P'), 'GIF')
+    BROKEN['gif'] = (gif, {}, 'this GIF (mode P)')
 
 
 @pytest.mark.parametrize('fault', list(BROKEN))

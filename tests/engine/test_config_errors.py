@@ -249,6 +249,14 @@ def test_values_that_cannot_be_compared_do_no_harm() -> None:
             'grid_size',
         ),
         ('architecture.backbone', 'drop_path_rates', 'drop_path_rate'),
+        pytest.param(
+            'architecture.backbone',
+            'drop_path',
+            'drop_path_rate',
+            marks=pytest.mark.skipif(
+                sys.version_info >= (3, 13), reason='Python has another guess'
+            ),
+        ),
         # Of the base class.
         ('architecture', 'init_config', 'init_cfg'),
         ('architecture.backbone', 'completely_else', None),
@@ -319,7 +327,7 @@ def test_what_was_built_before_is_not_blamed() -> None:
 def test_an_argument_that_is_in_no_config_is_not_guessed() -> None:
     with pytest.raises(TypeError, match=r"argument 'as_typle'") as error:
         _elsewhere_with(config(), as_typle=True)
-    assert '; did you mean' not in str(error.value)
+    assert 'did you mean' not in str(error.value)
 
 
 def _elsewhere_with(cfg: Config, **arguments: Any) -> None:

@@ -16,6 +16,17 @@ TEACHER_WIDTH = 32
 STUDENT_WIDTH = 16
 # MMPretrain's default is a head of zeros, whose logits say nothing.
 HEAD_INIT = dict(type='Normal', layer='Linear', std=0.1)
+# Preprocessing.
+BASE = dict(type='ClsDataPreprocessor', num_classes=CLASSES)
+RGB = dict(
+    BASE,
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    to_rgb=True,
+)
+OTHER_RGB = dict(
+    BASE, mean=[127.5, 120.0, 110.0], std=[127.5, 60.0, 50.0], to_rgb=True
+)
 LOSSES = ('loss_kd', 'loss_feature', 'loss_distance', 'loss_angle')
 
 

@@ -22,6 +22,8 @@ from serkd_mm.ops import relation_fused
 
 from .builders import (
     CLASSES,
+    OTHER_RGB,
+    RGB,
     build,
     cnn_config,
     cnn_distiller,
@@ -29,19 +31,12 @@ from .builders import (
     vit_config,
 )
 
-RGB = dict(
-    type='ClsDataPreprocessor',
-    num_classes=CLASSES,
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    to_rgb=True,
-)
 NETWORKS = {
     'ViT': dict(
         data_preprocessor=RGB,
         teacher=dict(
             vit_config(),
-            data_preprocessor=dict(RGB, mean=[127.5] * 3, std=[127.5] * 3),
+            data_preprocessor=OTHER_RGB,
         ),
     ),
     'CNN': dict(

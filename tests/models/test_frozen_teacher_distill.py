@@ -24,7 +24,10 @@ from serkd_mm.models.algorithms.teacher import load_teacher_weights
 from serkd_mm.models.from_config import student_network
 
 from .builders import (
+    BASE,
     CLASSES,
+    OTHER_RGB,
+    RGB,
     STUDENT_WIDTH,
     EvalCache,
     algorithm_config,
@@ -52,16 +55,6 @@ def half_convolution() -> bool:
 
 RECENT_DYNAMO = hasattr(torch.library, 'register_autograd')
 STOCHASTIC = dict(drop_rate=0.3, drop_path_rate=0.4)
-BASE = dict(type='ClsDataPreprocessor', num_classes=CLASSES)
-RGB = dict(
-    BASE,
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    to_rgb=True,
-)
-OTHER_RGB = dict(
-    BASE, mean=[127.5, 120.0, 110.0], std=[127.5, 60.0, 50.0], to_rgb=True
-)
 BGR = dict(BASE, mean=[104.0, 117.0, 124.0], std=[1.0, 2.0, 3.0], to_rgb=False)
 PLAIN = dict(BASE, to_rgb=False)
 MIXUP = dict(augments=[dict(type='Mixup', alpha=0.8)])
