@@ -18,7 +18,11 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from serkd_mm import compat
-from serkd_mm.models.algorithms import checks, frozen_teacher_distill
+from serkd_mm.models.algorithms import (
+    checks,
+    frozen_teacher_distill,
+    renormalize,
+)
 from serkd_mm.models.algorithms.renormalize import Renormalize
 from serkd_mm.models.algorithms.teacher import load_teacher_weights
 from serkd_mm.models.from_config import student_network
@@ -62,8 +66,8 @@ MIXUP = dict(augments=[dict(type='Mixup', alpha=0.8)])
 
 @pytest.fixture
 def said(logged: Callable) -> list[str]:
-    """What the algorithm logs."""
-    return logged(frozen_teacher_distill)
+    """What is logged about the normalisation of both networks."""
+    return logged(renormalize)
 
 
 def watch_inputs(module: nn.Module) -> list[Tensor]:
@@ -686,7 +690,8 @@ def test_a_teacher_without_checkpoint_is_refused() -> None:
     assert 'allow_random_teacher=True' in str(error.value)
 
 
-def test_a_random_teacher_is_announced(said: list[str]) -> None:
+def test_a_random_teacher_is_announced(logged: Callable) -> None:
+    said = logged(frozen_teacher_distill)
     build()
 
     assert any('RANDOM' in message for message in said)

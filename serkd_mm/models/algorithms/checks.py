@@ -3,50 +3,106 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
 from mmengine.logging import print_log
-from mmpretrain.models.classifiers import BaseClassifier, ImageClassifier
-from mmpretrain.structures import DataSample
+from mmpretrain.models.classifiers import ImageClassifier
 from mmrazor.registry import MODELS
 from torch import nn
 
-from ...near_names import asserted
-from ...ops import without_kernels
-from ..connectors import TokenMap, VisualTokens
-from ..connectors.token_map import grid_like, is_grid_of
 from ..heads import DeiTDistillHead
-from ..heads.check_head import head_widths_named
-from ..modes import buffers_kept, evaluating
+from ..heads.check_head import check_head
+from .class_checks import check_classes
 
 if TYPE_CHECKING:
     from .frozen_teacher_distill import FrozenTeacherDistill
 
-# As few as a loss over the images of a batch can be computed of.
-IMAGES = 2
+# What a classifier has, and the algorithm around it has not.
+_OF_STUDENT = {'backbone', 'head', 'neck', 'pretrained', 'train_cfg'}
 
 
-def check_parts(**parts: Any) -> None:
-    """Refuse networks and distillers that are neither configs nor modules.
+def check_arguments(
+    *,
+    architecture: Any,
+    distiller: Any,
+    teacher: Any,
+    teacher_compile: Any,
+    teacher_shard: Any,
+    others: dict[str, Any],
+) -> None:
+    """Refuse arguments of the algorithm before anything is built of them.
 
     Args:
-        parts: Arguments of the algorithm.
+        architecture: Student.
+        distiller: Distiller.
+        teacher: Teacher.
+        teacher_compile: Whether, or with which options, it is compiled.
+        teacher_shard: Names of its modules that are divided.
+        others: All that was given beside them.
 
     Raises:
-        TypeError: If one is something else.
+        TypeError: If a network or the distiller is neither a config nor a
+            module, ``teacher_compile`` has a wrong type, or a setting belongs
+            to the student.
+        ValueError: If the teacher is to be trained, is the student, or is to
+            be divided and compiled.
     """
+    if others.get('teacher_trainable'):
+        raise ValueError(
+            'teacher_trainable=True contradicts FrozenTeacherDistill; use '
+            'mmrazor.SingleTeacherDistill to train a teacher'
+        )
+    if teacher is architecture and not isinstance(teacher, dict):
+        raise ValueError(
+            'teacher and architecture (the student) are one object; build '
+            'two models'
+        )
+    if teacher_shard and teacher_compile is not False:
+        raise ValueError(
+            'teacher_shard and teacher_compile exclude each other; leave '
+            'one of them out'
+        )
+    if not isinstance(teacher_compile, (bool, dict)):
+        raise TypeError(
+            'teacher_compile must be True, False or a dict of options of '
+            f'torch.compile, got {teacher_compile!r}'
+        )
+    misplaced = sorted(_OF_STUDENT.intersection(others))
+    if misplaced:
+        raise TypeError(
+            f'model.{misplaced[0]} belongs to the student; write '
+            f'model.architecture.{misplaced[0]}'
+        )
+    parts = dict(
+        architecture=architecture, teacher=teacher, distiller=distiller
+    )
     for name, part in parts.items():
         if not isinstance(part, (dict, nn.Module)):
             raise TypeError(
                 f'model.{name} must be a config or a built module, got '
                 f'{type(part).__name__} {part!r}'
             )
+
+
+def check_algorithm(algorithm: FrozenTeacherDistill) -> None:
+    """Refuse what is built and does not belong together.
+
+    Raises:
+        TypeError: If a head reads other tokens than its backbone puts out, or
+            a setting has a wrong type.
+        ValueError: If a weight, classes that are compared, or the lack of
+            anything that learns would make training pointless.
+    """
+    check_head('model.architecture', algorithm.student)
+    check_head('model.teacher', algorithm.teacher)
+    warn_of_idle_dist_head(algorithm)
+    check_weights(algorithm)
+    check_batch_augments(algorithm)
+    check_learner(algorithm)
+    check_classes(algorithm)
 
 
 def check_preprocessor(network: dict) -> None:
@@ -149,122 +205,6 @@ def check_batch_augments(algorithm: FrozenTeacherDistill) -> None:
                 'architecture.train_cfg.augments must hold configs of batch '
                 f'augmentations, got {augment!r}'
             )
-
-
-@torch.no_grad()
-def dry_run(
-    algorithm: FrozenTeacherDistill,
-    input_size: int | tuple[int, int] | None = None,
-) -> None:
-    """Compute all losses of two made-up images once.
-
-    What does not fit together (a stride and a map, the grids of student and
-    teacher, a backbone and its head) says so now and not after the datasets
-    are read. Nothing is left behind: networks are in eval mode, buffers are
-    put back, no gradient is kept and no random number drawn.
-
-    Args:
-        algorithm: Built algorithm. A student that is no classifier of
-            MMPretrain, and networks of several devices or dtypes, are left
-            alone.
-        input_size: Height and width of the images. None takes ``img_size``
-            of the student's or else the teacher's backbone, and tries nothing
-            where neither has one; 0 tries nothing.
-
-    Raises:
-        ValueError: If something does not fit, or the tokens of images that
-            are no squares would be taken for a square grid.
-    """
-    networks = (algorithm.student, algorithm.teacher)
-    if input_size is None:
-        backbones = (getattr(n, 'backbone', None) for n in networks)
-        sizes = (getattr(b, 'img_size', None) for b in backbones)
-        input_size = next((size for size in sizes if size), 0)
-    places = {(p.device, p.dtype) for n in networks for p in n.parameters()}
-    classifier = isinstance(algorithm.student, BaseClassifier)
-    if not input_size or not classifier or len(places) != 1:
-        return
-    device, dtype = places.pop()
-    height, width = (
-        (input_size, input_size) if isinstance(input_size, int) else input_size
-    )
-    convolutions = (
-        m for m in algorithm.student.modules() if isinstance(m, nn.Conv2d)
-    )
-    channels = next((m.in_channels for m in convolutions), 3)
-    # Other values everywhere, for losses that compare positions or images.
-    pixels = torch.linspace(
-        -1, 1, IMAGES * channels * height * width, device=device, dtype=dtype
-    )
-    images = pixels.reshape(IMAGES, channels, height, width)
-    samples = [DataSample().set_gt_label(0) for _ in range(IMAGES)]
-    preprocessor = algorithm.data_preprocessor
-    classes = getattr(preprocessor, 'num_classes', None)
-    if classes and preprocessor.to_onehot:  # as mixed images have
-        score = torch.zeros(classes, device=device)
-        score[0] = 1.0
-        samples = [sample.set_gt_score(score) for sample in samples]
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(evaluating(algorithm))
-        stack.enter_context(buffers_kept(algorithm))
-        stack.enter_context(
-            grids_checked(algorithm.distiller, (height, width))
-        )
-        if device.type != 'cuda' and torch.cuda.is_available():
-            # The runner has yet to move the algorithm. Without a CUDA device
-            # kernels stay, and say so.
-            stack.enter_context(without_kernels())
-        for name, network in zip(('architecture', 'teacher'), networks):
-            stack.enter_context(head_widths_named(f'model.{name}', network))
-        # Connectors and losses of others may draw some.
-        accelerators = [device] if device.type == 'cuda' else []
-        stack.enter_context(torch.random.fork_rng(accelerators))
-        try:
-            algorithm.loss(images, samples)
-        except (AssertionError, AttributeError, KeyError) as error:
-            said = asserted(error) or str((*error.args, '')[0])
-            asserts = isinstance(error, AssertionError)
-            if not asserts and type(samples[0]).__name__ not in said:
-                raise
-            raise type(error)(
-                f'{said}; before data is read, all losses are tried on '
-                'made-up samples that have a label and nothing else: set '
-                'model.input_size=0 to leave that out'
-            ) from error
-
-
-@contextlib.contextmanager
-def grids_checked(
-    distiller: nn.Module, size: tuple[int, int]
-) -> Iterator[None]:
-    """Refuse a square grid of a sequence from images that are no squares.
-
-    Args:
-        distiller: Its connectors are watched inside the block.
-        size: Height and width of the images in pixels.
-    """
-
-    def check(connector: VisualTokens, args: tuple, tokens: TokenMap) -> None:
-        guessed = connector.hw is None and args[0].dim() == 3
-        if guessed and not is_grid_of(tokens.hw, size):
-            hw = grid_like(tokens.tokens.shape[1], size)
-            example = f', such as hw={hw}' if hw else ''
-            raise ValueError(
-                f'images of {size[0]}x{size[1]} pixels have no square grid '
-                f'of {tokens.hw[0]}x{tokens.hw[1]} tokens, which VisualTokens '
-                f'takes without hw; set hw of VisualTokens{example}'
-            )
-
-    handles = [
-        module.register_forward_hook(check)
-        for module in distiller.modules()
-        if isinstance(module, VisualTokens)
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def check_learner(algorithm: FrozenTeacherDistill) -> None:

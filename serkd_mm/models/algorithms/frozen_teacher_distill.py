@@ -19,27 +19,16 @@ from ... import compat
 from ..distillers import SeRKDDistiller
 from ..from_config import student_network
 from ..heads import DeiTDistillHead
-from ..heads.check_head import check_head
-from .checks import (
-    check_batch_augments,
-    check_learner,
-    check_parts,
-    check_preprocessor,
-    check_weights,
-    dry_run,
-    warn_of_idle_dist_head,
-)
-from .class_checks import check_classes, compared_classes
-from .renormalize import Renormalize, describe_normalization, normalizes
+from .checks import check_algorithm, check_arguments, check_preprocessor
+from .class_checks import compared_classes
+from .dry_run import dry_run
+from .renormalize import find_renormalization
 from .shard import shard_teacher
 from .teacher import (
     build_teacher,
     check_teacher_source,
     load_teacher_weights,
 )
-
-# What a classifier has, and the algorithm around it has not.
-_OF_STUDENT = {'backbone', 'head', 'neck', 'pretrained', 'train_cfg'}
 
 
 @MODELS.register_module()
@@ -126,34 +115,13 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         data_preprocessor: dict | torch.nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
-        if kwargs.pop('teacher_trainable', False):
-            raise ValueError(
-                'teacher_trainable=True contradicts FrozenTeacherDistill; use '
-                'mmrazor.SingleTeacherDistill to train a teacher'
-            )
-        if teacher is architecture and not isinstance(teacher, dict):
-            raise ValueError(
-                'teacher and architecture (the student) are one object; build '
-                'two models'
-            )
-        if teacher_shard and teacher_compile is not False:
-            raise ValueError(
-                'teacher_shard and teacher_compile exclude each other; leave '
-                'one of them out'
-            )
-        if not isinstance(teacher_compile, (bool, dict)):
-            raise TypeError(
-                'teacher_compile must be True, False or a dict of options of '
-                f'torch.compile, got {teacher_compile!r}'
-            )
-        misplaced = sorted(_OF_STUDENT.intersection(kwargs))
-        if misplaced:
-            raise TypeError(
-                f'model.{misplaced[0]} belongs to the student; write '
-                f'model.architecture.{misplaced[0]}'
-            )
-        check_parts(
-            architecture=architecture, teacher=teacher, distiller=distiller
+        check_arguments(
+            architecture=architecture,
+            distiller=distiller,
+            teacher=teacher,
+            teacher_compile=teacher_compile,
+            teacher_shard=teacher_shard,
+            others=kwargs,
         )
         check_teacher_source(teacher_ckpt, allow_random_teacher)
         self._owns_teacher = True
@@ -176,33 +144,17 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             compat.disable_inplace(self.student)
         if not self.teacher_module_inplace:
             compat.disable_inplace(self.teacher)
-        if teacher_ckpt is None:
-            print_log(
-                'The teacher has RANDOM weights (allow_random_teacher=True).',
-                logger='current',
-                level=logging.WARNING,
-            )
-        else:
-            load_teacher_weights(
-                self.teacher, teacher_ckpt, teacher_revise_keys
-            )
-        self.teacher.eval()
-        if isinstance(self.distiller, OFDDistiller):
-            # Its margins are of the teacher's batch norms.
-            self.distiller.init_ofd_connectors(self.teacher)
+        self._load_teacher(teacher_revise_keys)
         if channels_last:
             keep_channels_last(self)  # which the teacher is no part of
             if not teacher_shard:
                 keep_channels_last(self.teacher)
-        self._find_renormalization()
+        self.renormalize = find_renormalization(
+            self.data_preprocessor,
+            getattr(self.teacher, 'data_preprocessor', None),
+        )
         self._register_load_state_dict_pre_hook(_drop_teacher_keys)
-        check_head('model.architecture', self.student)
-        check_head('model.teacher', self.teacher)
-        warn_of_idle_dist_head(self)
-        check_weights(self)
-        check_batch_augments(self)
-        check_learner(self)
-        check_classes(self)
+        check_algorithm(self)
         self._compared = compared_classes(self)
         dry_run(self, input_size)
         if teacher_compile is not False:
@@ -210,6 +162,21 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             compat.compile_module(self.teacher, **options)
         if teacher_shard:
             shard_teacher(self.teacher, teacher_shard)
+
+    def _load_teacher(self, revise_keys: Sequence[tuple[str, str]]) -> None:
+        """Give the teacher its weights, and what is made of them."""
+        if self.teacher_ckpt is None:
+            print_log(
+                'The teacher has RANDOM weights (allow_random_teacher=True).',
+                logger='current',
+                level=logging.WARNING,
+            )
+        else:
+            load_teacher_weights(self.teacher, self.teacher_ckpt, revise_keys)
+        self.teacher.eval()
+        if isinstance(self.distiller, OFDDistiller):
+            # Its margins are of the teacher's batch norms.
+            self.distiller.init_ofd_connectors(self.teacher)
 
     def loss(
         self, batch_inputs: Tensor, data_samples: list | None = None
@@ -272,38 +239,6 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             return {}
         agree = one.argmax(dim=-1) == other.argmax(dim=-1)
         return {'agreement': agree.float().mean()}
-
-    def _find_renormalization(self) -> None:
-        """How the student's batch becomes the teacher's, if they differ."""
-        own = self.data_preprocessor
-        theirs = getattr(self.teacher, 'data_preprocessor', None)
-        self.renormalize = Renormalize.between(own, theirs)
-        if normalizes(own) and not normalizes(theirs):
-            print_log(
-                "The teacher's data_preprocessor has no mean and std, so it "
-                "gets the student's normalisation: "
-                f'{describe_normalization(own)}. If it has learned from '
-                'pixels of 0 to 255, set mean=[0, 0, 0] and std=[1, 1, 1] '
-                'there.',
-                logger='current',
-            )
-        if self.renormalize is not None:
-            print_log(
-                'The teacher gets the batch in its own normalisation: '
-                f'{describe_normalization(theirs)}; the student has '
-                f'{describe_normalization(own)}.',
-                logger='current',
-            )
-            if (getattr(own, 'pad_size_divisor', None) or 1) > 1:
-                print_log(
-                    'data_preprocessor.pad_size_divisor pads images after '
-                    'they are normalised, so the padding has another value '
-                    "for the teacher than in the teacher's own normalisation; "
-                    "take the teacher's mean and std, or images that need no "
-                    'padding',
-                    logger='current',
-                    level=logging.WARNING,
-                )
 
     @property
     def distillation_stopped(self) -> bool:

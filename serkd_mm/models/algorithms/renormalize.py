@@ -1,7 +1,10 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
+import logging
+
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 
@@ -99,3 +102,44 @@ def converts_to_rgb(preprocessor: nn.Module | None) -> bool:
     # MMPretrain's name and that of MMEngine's ImgDataPreprocessor.
     names = ('to_rgb', '_channel_conversion')
     return any(getattr(preprocessor, name, False) for name in names)
+
+
+def find_renormalization(
+    own: nn.Module | None, theirs: nn.Module | None
+) -> Renormalize | None:
+    """How the student's batch becomes the teacher's, said in the log.
+
+    Args:
+        own: The student's data preprocessor.
+        theirs: The teacher's.
+
+    Returns:
+        The module, or None where they normalise alike.
+    """
+    renormalize = Renormalize.between(own, theirs)
+    if normalizes(own) and not normalizes(theirs):
+        print_log(
+            "The teacher's data_preprocessor has no mean and std, so it gets "
+            f"the student's normalisation: {describe_normalization(own)}. If "
+            'it has learned from pixels of 0 to 255, set mean=[0, 0, 0] and '
+            'std=[1, 1, 1] there.',
+            logger='current',
+        )
+    if renormalize is None:
+        return None
+    print_log(
+        'The teacher gets the batch in its own normalisation: '
+        f'{describe_normalization(theirs)}; the student has '
+        f'{describe_normalization(own)}.',
+        logger='current',
+    )
+    if (getattr(own, 'pad_size_divisor', None) or 1) > 1:
+        print_log(
+            'data_preprocessor.pad_size_divisor pads images after they are '
+            'normalised, so the padding has another value for the teacher '
+            "than in the teacher's own normalisation; take the teacher's mean "
+            'and std, or images that need no padding',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return renormalize
