@@ -6,7 +6,7 @@ from __future__ import annotations
 import os.path as osp
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from mmengine import hub
 from mmengine.config import Config
@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader
 from mmrazor.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from ...paths import is_missing
 from ..from_config import build_model
@@ -132,10 +132,37 @@ def load_teacher_weights(
         TeacherWeightsError: If keys are missing or unexpected or shapes
             differ; the message lists the first few of each kind.
     """
-    checkpoint = CheckpointLoader.load_checkpoint(
-        teacher_ckpt, map_location='cpu'
+    weights = _read_weights(teacher_ckpt, revise_keys)
+    differences = _load_strictly(teacher, weights)
+    if differences:
+        cure = (
+            'use the model.teacher config that this checkpoint was trained '
+            'with, or rename its keys with model.teacher_revise_keys'
+        )
+        unexpected = differences.get('unexpected keys', [])
+        if any(key.startswith('architecture.') for key in unexpected):
+            cure = (
+                'it is of a distillation or another algorithm of MMRazor; '
+                'write its student alone with tools/export_student.py, and '
+                'name that file'
+            )
+        found = '; '.join(_first(*item) for item in differences.items())
+        raise TeacherWeightsError(
+            f'teacher_ckpt {teacher_ckpt!r} does not fit the teacher '
+            f'({type(teacher).__name__} with '
+            f'{type(getattr(teacher, "backbone", teacher)).__name__}): '
+            f'{found}; {cure}'
+        )
+    print_log(f'Teacher weights loaded from {teacher_ckpt}', logger='current')
+
+
+def _read_weights(
+    path: str, revise_keys: Sequence[tuple[str, str]]
+) -> dict[str, Tensor]:
+    """State dict of a file, its keys as the teacher names them."""
+    saved = _weights_of(
+        CheckpointLoader.load_checkpoint(path, map_location='cpu')
     )
-    saved = _weights_of(checkpoint)
     weights = OrderedDict()
     for key, value in saved.items():
         key = key.removeprefix('module.')
@@ -144,6 +171,13 @@ def load_teacher_weights(
         weights[key] = value
     # Versions of the modules, by which they convert older files.
     weights._metadata = getattr(saved, '_metadata', None)  # type: ignore
+    return weights
+
+
+def _load_strictly(
+    teacher: nn.Module, weights: dict[str, Tensor]
+) -> dict[str, list[str]]:
+    """Load weights, and return what does not fit by its kind."""
     expected = teacher.state_dict()
     # Before loading: a ViT would resize position embeddings of another size.
     shapes = [
@@ -162,27 +196,12 @@ def load_teacher_weights(
             if key not in weights and not key.endswith('num_batches_tracked')
         ]
         unexpected = list(result.unexpected_keys)
-    if shapes or missing or unexpected:
-        cure = (
-            'use the model.teacher config that this checkpoint was trained '
-            'with, or rename its keys with model.teacher_revise_keys'
-        )
-        if any(key.startswith('architecture.') for key in unexpected):
-            cure = (
-                'it is of a distillation or another algorithm of MMRazor; '
-                'write its student alone with tools/export_student.py, and '
-                'name that file'
-            )
-        raise TeacherWeightsError(
-            f'teacher_ckpt {teacher_ckpt!r} does not fit the teacher '
-            f'({type(teacher).__name__} with '
-            f'{type(getattr(teacher, "backbone", teacher)).__name__}): '
-            f'{_first("missing keys", missing)}'
-            f'{_first("unexpected keys", unexpected)}'
-            f'{_first("other shapes", shapes)}'
-            f'{cure}'
-        )
-    print_log(f'Teacher weights loaded from {teacher_ckpt}', logger='current')
+    differences = {
+        'missing keys': missing,
+        'unexpected keys': unexpected,
+        'other shapes': shapes,
+    }
+    return {kind: names for kind, names in differences.items() if names}
 
 
 def _weights_of(checkpoint: dict) -> dict:
@@ -195,9 +214,6 @@ def _weights_of(checkpoint: dict) -> dict:
     return checkpoint
 
 
-def _first(kind: str, names: Iterable[str], count: int = 4) -> str:
-    names = list(names)
-    if not names:
-        return ''
+def _first(kind: str, names: list[str], count: int = 4) -> str:
     more = f', ... ({len(names)} in all)' if len(names) > count else ''
-    return f'{kind}: {", ".join(names[:count])}{more}; '
+    return f'{kind}: {", ".join(names[:count])}{more}'
