@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -144,48 +145,16 @@ def _tensors(output: Any) -> list[Tensor]:
 
 def _run(network: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
     """Calls of the network's modules, in the order in which they end."""
-    calls: list[_Call] = []
-    stack: list[_Call] = []
-    lengths: dict[int, tuple[int, int]] = {}
-
-    def enter(name: str, module: nn.Module, args: tuple) -> None:
-        caller = stack[-1].name if stack else ''
-        stack.append(_Call(name, caller, isinstance(module, nn.Sequential)))
-        if args:
-            _note_others(args[0], lengths)
-
-    def leave(module: nn.Module, args: tuple, output: Any) -> None:
-        call = stack.pop()
-        if isinstance(output, (tuple, list)):
-            for index, item in enumerate(output):
-                note(replace(call, index=index), item)
-        else:
-            note(call, output)
-
-    def note(call: _Call, output: Any) -> None:
-        calls.append(call)
-        if not isinstance(output, Tensor):
-            return
-        _note_others(output, lengths)
-        call.shape = tuple(output.shape)
-        if output.dim() == 3:
-            call.prefix, call.suffix = lengths[output.shape[1]]
-        if output.dim() == 2 and call.name.startswith(HEAD):
-            # What is recorded is the module's whole output.
-            call.logits = output if call.index is None else None
-
+    watch = _Watch()
     hooks = []
     for name, module in network.named_modules():
-        hooks.append(
-            module.register_forward_pre_hook(
-                lambda module, args, name=name: enter(name, module, args)
-            )
-        )
-        hooks.append(module.register_forward_hook(leave))
+        enter = functools.partial(watch.enter, name)
+        hooks.append(module.register_forward_pre_hook(enter))
+        hooks.append(module.register_forward_hook(watch.leave))
     try:
-        return calls, network(images)
+        return watch.calls, network(images)
     except Exception as error:
-        where = stack[-1].name if stack else ''
+        where = watch.running[-1].name if watch.running else ''
         size = 'x'.join(str(s) for s in images.shape[2:])
         raise SizeError(
             f'{type(network).__name__} does not run on images of {size} '
@@ -197,20 +166,65 @@ def _run(network: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
             hook.remove()
 
 
-def _note_others(value: Any, lengths: dict[int, tuple[int, int]]) -> None:
-    """Count the tokens before and behind the visual ones.
+class _Watch:
+    """What modules put out while a network runs on two images.
 
-    In the first sequence of every length, where no image has met them yet.
+    Attributes:
+        calls: Calls that have ended.
+        running: Calls that have not, each inside the one before.
     """
-    if not isinstance(value, Tensor) or value.dim() != 3:
-        return
-    if len(value) == 2 and value.shape[1] not in lengths:
-        alike = (value[0] == value[1]).all(dim=1).tolist()
-        prefix = (alike + [False]).index(False)
-        suffix = (alike[:prefix:-1] + [False]).index(False)
-        lengths[value.shape[1]] = prefix, suffix
-    else:
-        lengths.setdefault(value.shape[1], (0, 0))
+
+    def __init__(self) -> None:
+        self.calls: list[_Call] = []
+        self.running: list[_Call] = []
+        # Tokens before and behind the visual ones, by length of a sequence.
+        self._others: dict[int, tuple[int, int]] = {}
+
+    def enter(self, name: str, module: nn.Module, args: tuple) -> None:
+        """A module is called."""
+        caller = self.running[-1].name if self.running else ''
+        sequential = isinstance(module, nn.Sequential)
+        self.running.append(_Call(name, caller, sequential))
+        if args:
+            self._note_others(args[0])
+
+    def leave(self, module: nn.Module, args: tuple, output: Any) -> None:
+        """The module that was called last puts something out."""
+        call = self.running.pop()
+        if isinstance(output, (tuple, list)):
+            for index, item in enumerate(output):
+                self._note(replace(call, index=index), item)
+        else:
+            self._note(call, output)
+
+    def _note(self, call: _Call, output: Any) -> None:
+        self.calls.append(call)
+        if not isinstance(output, Tensor):
+            return
+        self._note_others(output)
+        call.shape = tuple(output.shape)
+        if output.dim() == 3:
+            call.prefix, call.suffix = self._others[output.shape[1]]
+        if output.dim() == 2 and call.name.startswith(HEAD):
+            # What is recorded is the module's whole output.
+            call.logits = output if call.index is None else None
+
+    def _note_others(self, value: Any) -> None:
+        """Count the tokens before and behind the visual ones.
+
+        In the first sequence of every length, where no image has met them
+        yet.
+        """
+        if not isinstance(value, Tensor) or value.dim() != 3:
+            return
+        length = value.shape[1]
+        if len(value) == 2 and length not in self._others:
+            alike = (value[0] == value[1]).all(dim=1).tolist()
+            prefix = (alike + [False]).index(False)
+            suffix = (alike[:prefix:-1] + [False]).index(False)
+            self._others[length] = prefix, suffix
+        else:
+            self._others.setdefault(length, (0, 0))
 
 
 def _token_sources(
