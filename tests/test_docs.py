@@ -27,7 +27,11 @@ from .pages import ROOT, links, python_block, run_page
 
 DOCS = ROOT / 'docs'
 PAPER = DOCS / 'paper_to_code.md'
-PAGES = [*sorted(DOCS.glob('*.md')), ROOT / 'tools' / 'README.md']
+PAGES = [
+    *sorted(DOCS.glob('*.md')),
+    ROOT / 'tools' / 'README.md',
+    ROOT / 'CONTRIBUTING.md',
+]
 
 
 @pytest.fixture
