@@ -54,6 +54,14 @@ def make_parser() -> argparse.ArgumentParser:
                 type=Path,
                 help='folder of the table (default: OUT/STUDY)',
             )
+    commands.choices['table'].add_argument(
+        '--also',
+        nargs='+',
+        type=Path,
+        default=[],
+        metavar='OUT',
+        help='further folders of runs, as of other machines',
+    )
     _add_run_options(commands.choices['run'])
     return parser
 

@@ -22,7 +22,7 @@ from .arguments import (
 )
 from .process import Launcher
 from .report import write_report
-from .runs import FINISHED, Run, runs_of
+from .runs import FINISHED, Run, gather_runs, runs_of
 from .study import Study, find_studies, load_study
 from .summary import commands_of
 from .sweep import Sweep
@@ -51,10 +51,15 @@ def main(root: Path, arguments: Sequence[str] | None = None) -> None:
         elif args.command == 'run':
             _run(parser, args, study, out, runs, root)
         else:
-            if args.only and study.baseline not in (None, *args.only):
+            only = args.only
+            if only and study.baseline not in (None, *only):
                 # What the others are compared with.
-                only = [*args.only, study.baseline]
-                runs = runs_of(study, out, only, args.seeds)
+                only = [*only, study.baseline]
+            others = [also.resolve() / study.name for also in args.also]
+            for other in others:
+                if not other.is_dir():
+                    raise FileNotFoundError(f'--also: {other} does not exist')
+            runs = gather_runs(study, [out, *others], only, args.seeds)
             commands = commands_of(study, runs, named=args.study)
             print(_table(args, study, out, runs, commands))
     except (ValueError, FileNotFoundError) as error:

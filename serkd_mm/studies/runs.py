@@ -147,6 +147,47 @@ def runs_of(
     ]
 
 
+def gather_runs(
+    study: Study,
+    outs: Sequence[Path],
+    names: Iterable[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[Run]:
+    """Runs of a study that was trained in several folders.
+
+    Args:
+        study: The study.
+        outs: Folders of the study's runs, as of several machines.
+        names: As of :func:`runs_of`.
+        seeds: As of :func:`runs_of`.
+
+    Returns:
+        One run of every experiment and seed, from the first folder in which
+        it is finished, or else begun.
+
+    Raises:
+        ValueError: If two folders have different results of a run.
+    """
+    names = None if names is None else list(names)
+    return [
+        _first_trained(same)
+        for same in zip(*(runs_of(study, out, names, seeds) for out in outs))
+    ]
+
+
+def _first_trained(same: Sequence[Run]) -> Run:
+    begun = [run for run in same if run.record() is not None]
+    finished = [run for run in begun if run.status == FINISHED]
+    for other in finished[1:]:
+        if other.record() != finished[0].record():
+            raise ValueError(
+                f'{other.title} is finished in {finished[0].folder} and, '
+                f'otherwise, in {other.folder}; leave one of these folders '
+                'out, or move one of the runs away'
+            )
+    return (finished or begun or same)[0]
+
+
 def teacher_run(study: Study, out: Path) -> Run | None:
     """The run of the study's teacher, None where there is none."""
     if study.teacher is None:

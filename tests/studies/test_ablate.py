@@ -133,7 +133,14 @@ def test_a_tiny_study_from_teacher_to_table(
     (again,) = re.findall('Command: `(.*)`', Path('saved/tiny.md').read_text())
     assert again == line
     capsys.readouterr()
-    main(ROOT, ['table', 'tiny.yml', '--only', 'serkd', '--save', 'saved'])
+    shown = ['table', 'tiny.yml', '--only', 'serkd', '--save', 'saved']
+    main(ROOT, shown)
+    assert f'| {difference:+.2f} |' in capsys.readouterr().out
+    # As if another machine had trained it.
+    other = folder / 'other' / 'tiny'
+    other.mkdir(parents=True)
+    (out / 'kd').rename(other / 'kd')
+    main(ROOT, [*shown, '--also', 'other'])
     assert f'| {difference:+.2f} |' in capsys.readouterr().out
 
 
@@ -215,6 +222,7 @@ def test_who_reads_a_list_may_stop(tmp_path: Path) -> None:
         (('run', 'digits', '--only', 'x'), "no experiment 'x'; it has stud"),
         (('run', 'digits', '--teacher', 'x.pth'), 'x.pth does not exist'),
         (('table', 'digits'), "no run of study 'digits' in .* is finished"),
+        (('table', 'digits', '--also', 'x'), '--also: .*x/digits does not ex'),
         (
             ('run', 'digits', '--jobs', '999', '--threads', '2'),
             '999 jobs of 2 threads are more than the .* cores; lower --jobs',

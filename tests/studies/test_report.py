@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serkd_mm.studies import Study, runs_of, write_report
-from serkd_mm.studies.runs import teacher_run
+from serkd_mm.studies.runs import gather_runs, teacher_run
 from serkd_mm.studies.summary import Statistic, commands_of, paired, summarise
 
 from .fakes import write_config, write_study
@@ -247,3 +247,38 @@ def test_no_table_of_nothing(study: Study, tmp_path: Path) -> None:
     out = tmp_path / 'nowhere'
     with pytest.raises(ValueError, match="no run of study 'fake'"):
         write_report(study, runs_of(study, out), out, tmp_path, 'make it')
+
+
+def test_runs_of_several_folders_make_one_table(
+    study: Study, out: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / 'elsewhere'
+    finish(study, elsewhere, 'b', 3, last=95.0)
+    finish(study, elsewhere, 'c', 1, status='running')
+
+    runs = gather_runs(study, [out, elsewhere])
+
+    assert len(runs) == 12
+    _, b, c = summarise(study, runs)
+    assert b.top1 == {**TOP1['b'], 3: 95.0}
+    assert b.differences[3] == 9.0
+    assert c.unfinished == {1: 'running', 2: 'open', 3: 'open'}
+
+
+def test_a_run_that_was_copied_counts_once(
+    study: Study, out: Path, tmp_path: Path
+) -> None:
+    finish(study, tmp_path / 'copy', 'a', 1)
+
+    rows = summarise(study, gather_runs(study, [out, tmp_path / 'copy']))
+
+    assert rows[0].top1 == TOP1['a']
+
+
+def test_a_run_with_two_results_is_refused(
+    study: Study, out: Path, tmp_path: Path
+) -> None:
+    finish(study, tmp_path / 'again', 'a', 1, last=83.0)
+
+    with pytest.raises(ValueError, match='a seed 1 is finished in .* and, ot'):
+        gather_runs(study, [out, tmp_path / 'again'])
