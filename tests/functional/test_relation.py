@@ -313,6 +313,22 @@ def test_a_large_common_offset_is_harmless_in_float32(loss):
     )
 
 
+@pytest.mark.parametrize('impl', ['reference', 'chunked'])
+@pytest.mark.parametrize('loss', LOSSES)
+def test_small_differences_far_from_the_origin_are_differences(loss, impl):
+    # Of 768 channels, four differ between tokens, by some 4e-6; the sum is
+    # exact.
+    teacher = make_tokens(1, 9, 768, dtype=torch.float32, seed=2)
+    near = torch.zeros(1, 9, 768)
+    near[..., :4] = make_tokens(1, 9, 4).mul(2).round() * 2**-19
+    value, grad = value_and_grad(loss, near, teacher, impl=impl)
+    far_value, far_grad = value_and_grad(loss, near + 1, teacher, impl=impl)
+    torch.testing.assert_close(far_value, value, rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        far_grad, grad, rtol=0, atol=1e-4 * grad.abs().max().item()
+    )
+
+
 @pytest.mark.parametrize('side', ['student', 'teacher'])
 @pytest.mark.parametrize(('loss', 'reference'), WITH_REFERENCE)
 def test_neighbours_a_hundredth_apart_are_told_apart(loss, reference, side):
