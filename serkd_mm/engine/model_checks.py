@@ -108,8 +108,8 @@ def check_instance_losses(cfg: Config, model: nn.Module) -> None:
             raise ValueError(
                 f'train_dataloader.batch_size is {size}, but {name} '
                 f'({type(module).__name__}) compares the images of a batch '
-                'and is always 0 below 3; set train_dataloader.batch_size to '
-                '3 or more'
+                'and learns nothing of fewer than 3; set '
+                'train_dataloader.batch_size to 3 or more'
             )
 
 

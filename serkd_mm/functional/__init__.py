@@ -1,7 +1,8 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
-"""The mathematics of SeRKD, CSKD and DearKD as pure functions of tensors."""
+"""The mathematics of SeRKD and other methods as pure functions of tensors."""
 
 from .conv_attention import nearest_offsets, position_scores
+from .hard import hard_distill_loss
 from .relation import angle_loss, batch_as_tokens, distance_loss
 from .scale import unit_length
 from .spatial import dense_logits, local_weight, spatial_distill_loss
@@ -12,6 +13,7 @@ __all__ = [
     'batch_as_tokens',
     'dense_logits',
     'distance_loss',
+    'hard_distill_loss',
     'local_weight',
     'nearest_offsets',
     'position_scores',

@@ -47,11 +47,35 @@ def check_floating(name: str, tensor: Tensor) -> None:
         raise TypeError(f'{name} must be floating point, got {tensor.dtype}')
 
 
+def check_number(name: str, value: float) -> None:
+    """Refuse what is no number.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f'{name} must be a number, got {value!r}')
+
+
+def check_share(name: str, value: float) -> None:
+    """Refuse what is no share of a whole.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is not in [0, 1].
+    """
+    check_number(name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f'{name} must lie in [0, 1], got {value!r}')
+
+
 def check_tau(tau: float) -> None:
     """Refuse what is no temperature.
 
     Raises:
+        TypeError: If it is no number.
         ValueError: If it is not positive and finite.
     """
+    check_number('tau', tau)
     if not 0 < tau < float('inf'):
         raise ValueError(f'tau must be a positive number, got {tau!r}')

@@ -19,7 +19,7 @@ _EXPONENT = {
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision as float32, wider types as they are."""
+    """Float64 as it is, everything else as float32."""
     return x if x.dtype == torch.float64 else x.float()
 
 

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_tau, check_tokens
+from .checks import check_floating, check_share, check_tau, check_tokens
+from .hard import hard_distill_loss
 from .scale import at_least_float32
 
 TARGETS = ('hard', 'soft')
@@ -36,9 +37,12 @@ def dense_logits(
         Logits, ``(B, N, classes)``.
 
     Raises:
+        TypeError: If something is not floating point.
         ValueError: If ``tokens`` are no ``(B, N, C)`` of the classifier's
             width, or weight and bias are none of a classifier.
     """
+    check_floating('tokens', tokens)
+    check_floating('weight', weight)
     if weight.dim() != 2:
         raise ValueError(
             f'weight must be (classes, C), got shape {tuple(weight.shape)}'
@@ -74,14 +78,14 @@ def local_weight(progress: float, schedule: str = 'linear') -> float:
         Weight in [0, 1].
 
     Raises:
+        TypeError: If ``progress`` is no number.
         ValueError: If ``progress`` or ``schedule`` is none of these.
 
     Example:
         >>> [local_weight(0.25 * i) for i in range(5)]
         [1.0, 0.75, 0.5, 0.25, 0.0]
     """
-    if not 0 <= progress <= 1:
-        raise ValueError(f'progress must lie in [0, 1], got {progress}')
+    check_share('progress', progress)
     if schedule == 'linear':
         return 1.0 - progress
     if schedule == 'square':
@@ -129,7 +133,8 @@ def spatial_distill_loss(
         Scalar loss, float32 (float64 for float64 input) under autocast too.
 
     Raises:
-        TypeError: If a side is not floating point.
+        TypeError: If a side is not floating point, or ``alpha`` or ``tau`` no
+            number.
         ValueError: If the shapes differ, are no ``(B, N, classes)`` or
             empty, ``target`` is unknown, ``alpha`` is no share or ``tau`` not
             positive.
@@ -144,9 +149,10 @@ def spatial_distill_loss(
         raise ValueError(
             f'target must be one of {list(TARGETS)}, got {target!r}'
         )
-    if not 0 <= alpha <= 1:
-        raise ValueError(f'alpha must lie in [0, 1], got {alpha!r}')
+    check_share('alpha', alpha)
     check_tau(tau)
+    for name, logits in (('student', student), ('teacher', teacher)):
+        check_floating(f'{name} logits', logits)
     if student.dim() != 3 or student.shape != teacher.shape:
         raise ValueError(
             'student and teacher logits must both be (B, N, classes), got '
@@ -155,16 +161,14 @@ def spatial_distill_loss(
             "FeatureMapTokenizer(mode='avg', stride=...), and use a teacher "
             'of the same classes'
         )
-    for name, logits in (('student', student), ('teacher', teacher)):
-        check_tokens(f'{name} logits', logits, '(B, N, classes)')
+    check_tokens('student logits', student, '(B, N, classes)')
     with torch.autocast(student.device.type, enabled=False):
         student = at_least_float32(student)
         teacher = at_least_float32(teacher.detach())
-        mean = teacher.mean(dim=1, keepdim=True)
-        blend = alpha * teacher + (1 - alpha) * mean
+        blend = _blend(teacher, alpha)
         if target == 'hard':
-            decision = blend.argmax(dim=-1)
-            return F.cross_entropy(student.flatten(0, 1), decision.flatten())
+            positions = (x.flatten(0, 1) for x in (student, blend))
+            return hard_distill_loss(*positions)
         divergence = F.kl_div(
             (student / tau).log_softmax(dim=-1).flatten(0, 1),
             (blend / tau).log_softmax(dim=-1).flatten(0, 1),
@@ -172,3 +176,13 @@ def spatial_distill_loss(
             log_target=True,
         )
         return tau**2 * divergence
+
+
+def _blend(logits: Tensor, alpha: float) -> Tensor:
+    """Local logits with weight ``alpha``, the rest their mean."""
+    if alpha == 1:
+        return logits  # one of -inf, of a class that is ruled out, stays so
+    mean = logits.mean(dim=1, keepdim=True)
+    if alpha == 0:
+        return mean.expand_as(logits)
+    return alpha * logits + (1 - alpha) * mean

@@ -40,6 +40,8 @@ def student_network(architecture: dict, *preprocessors: Any) -> ConfigDict:
 
     Raises:
         FileNotFoundError: If the package has no such config.
+        ValueError: If ``cfg_path`` names no folder of the package, where those
+            of MMPretrain lie.
     """
     network, last = ConfigDict(architecture), None
     path = network.get('cfg_path')

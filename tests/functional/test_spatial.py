@@ -270,6 +270,46 @@ def test_a_temperature_is_positive(tau: float) -> None:
         CSKDLoss(tau=tau)
 
 
+@pytest.mark.parametrize('alpha', ['1', None, True])
+def test_a_weight_that_is_no_number_is_refused(alpha: object) -> None:
+    logits = torch.zeros(1, 2, 3)
+    with pytest.raises(TypeError, match=f'alpha must be a nu.*got {alpha!r}'):
+        spatial_distill_loss(logits, logits, alpha=alpha)
+    with pytest.raises(TypeError, match='progress must be a number'):
+        local_weight(alpha)
+    with pytest.raises(TypeError, match='tau must be a number'):
+        CSKDLoss(tau=alpha)
+
+
+def test_a_class_that_is_ruled_out_is_never_the_decision() -> None:
+    student = torch.randn(2, 4, 3)
+    teacher = torch.tensor([2.0, 1.0, -math.inf]).expand(2, 4, 3)
+    first = torch.tensor([9.0, 0.0, 0.0]).expand(2, 4, 3)
+    for alpha in (0.0, 0.5, 1.0):
+        loss = spatial_distill_loss(student, teacher, alpha)
+        assert torch.equal(loss, spatial_distill_loss(student, first, alpha))
+
+
+def test_a_teacher_without_a_decision_has_no_loss() -> None:
+    student, teacher = torch.zeros(2, 4, 3), torch.zeros(2, 4, 3)
+    teacher[1, 2, 0] = math.nan
+    for target in ('hard', 'soft'):
+        assert spatial_distill_loss(student, teacher, target=target).isnan()
+    assert HardDistillLoss()(student[1], teacher[1]).isnan()
+
+
+@pytest.mark.parametrize('thing', [None, [torch.zeros(1, 2, 3)]])
+def test_what_is_no_tensor_is_named(thing: object) -> None:
+    logits = torch.zeros(1, 2, 3)
+    kind = type(thing).__name__
+    with pytest.raises(TypeError, match=f'teacher logits must .* got {kind}'):
+        spatial_distill_loss(logits, thing)
+    with pytest.raises(TypeError, match=f'tokens must be a .* got {kind}'):
+        dense_logits(thing, torch.zeros(3, 3))
+    with pytest.raises(TypeError, match=f'student logits must .* got {kind}'):
+        HardDistillLoss()(thing, logits[0])
+
+
 def test_no_images_and_integers_are_refused() -> None:
     none, whole = torch.zeros(0, 2, 3), torch.zeros(1, 2, 3).long()
     with pytest.raises(ValueError, match='student logits must be a non-empty'):

@@ -9,7 +9,12 @@ from mmpretrain.registry import MODELS
 from torch import nn
 from torchvision.models import get_model
 
-from serkd_mm.models import ThinResNetCIFAR, TorchvisionBackbone
+from serkd_mm.models import (
+    ConvAttentionDeiT,
+    ThinResNetCIFAR,
+    TorchvisionBackbone,
+)
+from serkd_mm.models.backbones import torchvision_backbone
 
 from .builders import CLASSES, build, distiller_config, recorder
 
@@ -61,9 +66,10 @@ def test_arguments_of_the_hosts_network_still_count() -> None:
     ]
 
 
-def test_another_depth_is_refused() -> None:
-    with pytest.raises(KeyError, match='18'):
-        ThinResNetCIFAR(18)
+@pytest.mark.parametrize('depth', [18, '20'])
+def test_a_depth_that_there_is_not_is_refused(depth: object) -> None:
+    with pytest.raises(ValueError, match=rf'20, 32, .*, got {depth!r}'):
+        ThinResNetCIFAR(depth)
 
 
 # -- networks of torchvision ------------------------------------------------
@@ -138,3 +144,35 @@ def test_a_network_that_ends_otherwise_is_refused() -> None:
     with pytest.raises(ValueError, match="'mobilenet_v2' is a Mobi") as error:
         TorchvisionBackbone('mobilenet_v2')
     assert 'families RegNet, ResNet, EfficientNet' in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('name', 'said'),
+    [
+        # A segmentation network, which would load a backbone from the net.
+        ('fcn_resnet50', "'fcn_resnet50' is no classifier of torchvision"),
+        ('resnet5', "torchvision; did you mean 'resnet50'"),
+        (None, 'None is no classifier'),
+    ],
+)
+def test_what_is_no_classifier_of_torchvision_is_refused(
+    name: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torchvision_backbone, 'get_model')
+    with pytest.raises(ValueError, match=said):
+        TorchvisionBackbone(name)
+
+
+@pytest.mark.parametrize(
+    ('setting', 'said'),
+    [
+        (dict(num_conv_layers=2.5), 'num_conv_layers must be a whole number'),
+        (dict(position_drop_rate=1.5), r'position_drop_rate must lie in \['),
+        (dict(position_drop_rate='0'), 'position_drop_rate must be a number'),
+    ],
+)
+def test_a_wrong_setting_of_early_convolutions_is_refused(
+    setting: dict, said: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=said):
+        ConvAttentionDeiT('deit-tiny', img_size=32, patch_size=8, **setting)

@@ -68,6 +68,12 @@ RECORDS = {
         (),
         f'{MAPPING}.preds_S.data_idx must be of type int, got True',
     ),
+    'item of a connector that there is not': (
+        dict(connector_idx=0),
+        (),
+        f'{MAPPING}.preds_S.connector_idx=0 picks an item of what a connector '
+        'gives, and there is no connector; data_idx picks',
+    ),
     'no name': (
         dict(recorder=None),
         (),

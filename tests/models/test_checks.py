@@ -119,6 +119,12 @@ def test_teacher_compile_is_a_switch_or_options(value: Any) -> None:
         build(teacher_compile=value)
 
 
+@pytest.mark.parametrize('size', ['32', -1, (32,), (32, 0), 32.0])
+def test_an_input_size_that_is_none_is_refused(size: Any) -> None:
+    with pytest.raises(ValueError, match=r'model.input_size must be a posit'):
+        build(input_size=size)
+
+
 def test_a_cnn_of_unknown_input_size_is_left_to_the_first_batch() -> None:
     model = build_cnns(3)
 

@@ -8,7 +8,13 @@ import torch
 from mmrazor.registry import MODELS
 
 from serkd_mm.functional import superpixel_tokens
-from serkd_mm.models import SuperpixelTokenizer, TokenMap, VisualTokens
+from serkd_mm.models import (
+    FeatureMapTokenizer,
+    SuperpixelTokenizer,
+    TokenMap,
+    TokenResizer,
+    VisualTokens,
+)
 from serkd_mm.models.connectors import superpixel_tokenizer
 from serkd_mm.models.connectors.token_map import grid_like, is_grid_of
 
@@ -299,6 +305,26 @@ def test_tokens_without_grid_point_to_visual_tokens() -> None:
     with pytest.raises(TypeError, match='put VisualTokens before it') as error:
         SuperpixelTokenizer()(torch.randn(1, 4, 8))
     assert 'got Tensor' in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'connector',
+    [
+        SuperpixelTokenizer(),
+        TokenResizer(2),
+        FeatureMapTokenizer(2, 'avg'),
+        FeatureMapTokenizer(2, 'conv'),
+    ],
+    ids=lambda connector: type(connector).__name__,
+)
+@pytest.mark.parametrize('dtype', [torch.int64, torch.bool, torch.complex64])
+def test_tokens_that_are_not_floating_point_are_refused(
+    connector: torch.nn.Module, dtype: torch.dtype
+) -> None:
+    tokens, hw = token_map(4, 4)
+    name = type(connector).__name__
+    with pytest.raises(TypeError, match=f'of {name} must be floating point'):
+        connector(TokenMap(tokens.to(dtype), hw))
 
 
 def test_an_unknown_norm_is_refused() -> None:

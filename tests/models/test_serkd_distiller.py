@@ -716,6 +716,36 @@ def test_an_item_that_a_connector_does_not_give_is_named() -> None:
         build(distiller=distiller)
 
 
+def test_an_item_of_a_tensor_is_no_image_of_the_batch() -> None:
+    distiller = distiller_config(losses=('loss_distance',))
+    mapping = distiller['loss_forward_mappings']['loss_distance']
+    mapping['preds_S']['connector_idx'] = 0
+    with pytest.raises(
+        ValueError,
+        match="'student_superpixels' gave one Tensor, of which connector_idx",
+    ):
+        build(distiller=distiller)
+
+
+@pytest.mark.parametrize(
+    ('key', 'index', 'said'),
+    [
+        ('record_idx', -2, 'recorded 1 outputs .*_idx=-2 needs 2'),
+        ('data_idx', -3, 'recorded 1 items, data_idx=-3 needs 3'),
+    ],
+)
+def test_an_index_from_the_end_that_is_not_there_is_named(
+    key: str, index: int, said: str
+) -> None:
+    distiller = distiller_config(losses=('loss_kd',))
+    mapping = distiller['loss_forward_mappings']['loss_kd']
+    if key == 'data_idx':
+        distiller['student_recorders']['logits']['source'] = 'backbone'
+    mapping['preds_S'][key] = index
+    with pytest.raises((RuntimeError, ValueError), match=said):
+        build(distiller=distiller)
+
+
 def test_a_network_itself_is_a_source() -> None:
     """As in MMRazor's config of CRD, whose loss takes data samples."""
     distiller = scaled_config()

@@ -50,6 +50,11 @@ def test_a_compiled_teacher_is_not_divided() -> None:
         build(teacher_compile=True, teacher_shard=['backbone.layers'])
 
 
+def test_one_name_that_is_no_list_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"write \['backbone.layers'\]$"):
+        build(teacher_shard='backbone.layers')
+
+
 def test_a_divided_teacher_keeps_the_layout_that_can_be_divided() -> None:
     model = build(channels_last=True, teacher_shard=['backbone.layers'])
     student, teacher = (

@@ -45,8 +45,8 @@ def check_arguments(
 
     Raises:
         TypeError: If a network or the distiller is neither a config nor a
-            module, ``teacher_compile`` has a wrong type, or a setting belongs
-            to the student.
+            module, ``teacher_compile`` or ``teacher_shard`` has a wrong type,
+            or a setting belongs to the student.
         ValueError: If the teacher is to be trained, is the student, or is to
             be divided and compiled.
     """
@@ -69,6 +69,11 @@ def check_arguments(
         raise TypeError(
             'teacher_compile must be True, False or a dict of options of '
             f'torch.compile, got {teacher_compile!r}'
+        )
+    if isinstance(teacher_shard, str):
+        raise TypeError(
+            'teacher_shard must be a list of names, got '
+            f'{teacher_shard!r}; write [{teacher_shard!r}]'
         )
     misplaced = sorted(_OF_STUDENT.intersection(others))
     if misplaced:

@@ -13,6 +13,7 @@ from mmpretrain.models.classifiers import BaseClassifier
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from ...functional.superpixel import size_pair
 from ...near_names import asserted
 from ...ops import without_kernels
 from ..connectors import TokenMap, VisualTokens
@@ -48,8 +49,9 @@ def dry_run(
             where neither has one; 0 tries nothing.
 
     Raises:
-        ValueError: If something does not fit, or the tokens of images that
-            are no squares would be taken for a square grid.
+        ValueError: If something does not fit, the tokens of images that are
+            no squares would be taken for a square grid, or ``input_size`` is
+            no size.
     """
     networks = (algorithm.student, algorithm.teacher)
     if input_size is None:
@@ -61,9 +63,7 @@ def dry_run(
     if not input_size or not classifier or len(places) != 1:
         return
     device, dtype = places.pop()
-    size = (
-        (input_size, input_size) if isinstance(input_size, int) else input_size
-    )
+    size = size_pair(input_size, 'model.input_size')
     images = _made_up_images(algorithm.student, size, device, dtype)
     samples = _made_up_samples(algorithm.data_preprocessor, device)
     with _nothing_left_behind(algorithm, device), _explained(algorithm, size):

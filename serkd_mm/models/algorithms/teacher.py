@@ -43,7 +43,8 @@ def build_teacher(
     Raises:
         FileNotFoundError: If the config file does not exist.
         ValueError: If ``cfg_path`` comes with other keys, or with
-            ``pretrained=True`` and no checkpoint.
+            ``pretrained=True`` and no checkpoint, or names no folder of its
+            package.
     """
     if not isinstance(teacher, dict):
         return teacher

@@ -24,7 +24,9 @@ class ConvAttention(nn.Module):
         hw: Height and width of the token grid.
         num_prefix_tokens: Number of tokens in front of the visual ones.
         drop_rate: Probability that training takes a position's score as 0,
-            for every pair of tokens anew.
+            for every pair of tokens and head anew and for all images of the
+            batch alike. As in every dropout, the other scores are divided by
+            ``1 - drop_rate``.
     """
 
     def __init__(

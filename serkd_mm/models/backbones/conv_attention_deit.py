@@ -6,6 +6,7 @@ from typing import Any
 from mmpretrain.models.backbones import DistilledVisionTransformer
 from mmpretrain.registry import MODELS
 
+from ...functional.checks import check_share
 from .conv_attention import ConvAttention
 
 
@@ -30,7 +31,10 @@ class ConvAttentionDeiT(DistilledVisionTransformer):
             :class:`mmpretrain.models.DistilledVisionTransformer`.
 
     Raises:
-        ValueError: If there are fewer layers.
+        TypeError: If ``num_conv_layers`` is no whole number or
+            ``position_drop_rate`` no number.
+        ValueError: If there are fewer layers, or ``position_drop_rate`` is no
+            share.
     """
 
     def __init__(
@@ -41,6 +45,12 @@ class ConvAttentionDeiT(DistilledVisionTransformer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_share('position_drop_rate', position_drop_rate)
+        if type(num_conv_layers) is not int:
+            raise TypeError(
+                'num_conv_layers must be a whole number, got '
+                f'{num_conv_layers!r}'
+            )
         if not 0 <= num_conv_layers <= self.num_layers:
             raise ValueError(
                 f'num_conv_layers must lie in [0, {self.num_layers}], the '

@@ -13,11 +13,16 @@ class ThinResNetCIFAR(ResNet_CIFAR):
     """The ResNets of 6n + 2 layers that He et al. trained on CIFAR-10.
 
     Three stages of 16, 32 and 64 channels; 32x32 pixels end in an 8x8 map.
-    MMPretrain's :class:`ResNet_CIFAR` has the wide ImageNet depths instead.
+    Shortcuts between stages are 1x1 convolutions, where He et al. have no
+    parameters on CIFAR-10. MMPretrain's :class:`ResNet_CIFAR` has the wide
+    ImageNet depths instead.
 
     Args:
         depth: 20, 32, 44, 56 or 110.
         kwargs: Arguments of :class:`mmpretrain.models.ResNet_CIFAR`.
+
+    Raises:
+        ValueError: If ``depth`` is another one.
     """
 
     arch_settings: ClassVar[dict] = {
@@ -26,6 +31,11 @@ class ThinResNetCIFAR(ResNet_CIFAR):
     }
 
     def __init__(self, depth: int, **kwargs: Any) -> None:
+        if depth not in self.arch_settings:
+            raise ValueError(
+                f'depth must be one of {list(self.arch_settings)}, got '
+                f'{depth!r}'
+            )
         thin = {
             'num_stages': 3,
             'stem_channels': 16,

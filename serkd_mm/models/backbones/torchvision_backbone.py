@@ -1,10 +1,19 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
+import torchvision
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
 from torch import Tensor
-from torchvision.models import EfficientNet, RegNet, ResNet, get_model
+from torchvision.models import (
+    EfficientNet,
+    RegNet,
+    ResNet,
+    get_model,
+    list_models,
+)
+
+from ...near_names import did_you_mean
 
 # Networks whose forward pass is their children, one after the other, up to
 # the pooling, and whose classifier is one linear layer.
@@ -34,12 +43,20 @@ class TorchvisionBackbone(BaseBackbone):
             without.
 
     Raises:
-        ValueError: If torchvision has no such network, or it is not of a
+        ValueError: If torchvision has no such classifier, or it is not of a
             family that ends in a feature map and one linear layer.
     """
 
     def __init__(self, name: str, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
+        names = list_models(module=torchvision.models)
+        if str(name).lower() not in names:
+            meant = did_you_mean(str(name), {known: known for known in names})
+            raise ValueError(
+                f'{name!r} is no classifier of torchvision{meant or "."} '
+                'torchvision.models.list_models(module=torchvision.models) '
+                'lists them'
+            )
         network = get_model(name, weights=None)
         if not isinstance(network, FAMILIES):
             families = ', '.join(family.__name__ for family in FAMILIES)

@@ -9,6 +9,7 @@ from mmrazor.models.architectures.connectors.base_connector import (
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from ...functional.checks import check_floating
 from ...functional.superpixel import size_pair
 from .token_map import TokenMap
 
@@ -78,7 +79,7 @@ class FeatureMapTokenizer(BaseConnector):
             for the stride ``(h, w)``.
 
         Raises:
-            TypeError: If ``feature`` is neither.
+            TypeError: If ``feature`` is neither, or not floating point.
             ValueError: If it is no map, or the stride does not divide it.
         """
         return TokenMap.of_maps(self._pool(self._checked(feature)))
@@ -109,6 +110,7 @@ class FeatureMapTokenizer(BaseConnector):
                 f'{type(feature).__name__}; pick one item of the record with '
                 'data_idx in loss_forward_mappings'
             )
+        check_floating('map of FeatureMapTokenizer', maps)
         if maps.dim() != 4:
             raise ValueError(
                 'FeatureMapTokenizer needs a (B, C, H, W) map, got shape '

@@ -92,7 +92,8 @@ class SuperpixelTokenizer(BaseConnector):
             (float64 for float64 tokens).
 
         Raises:
-            TypeError: If ``feature`` carries no grid.
+            TypeError: If ``feature`` carries no grid or is not floating
+                point.
             ValueError: If tokens and refinement have other widths.
         """
         superpixels = self._cluster(feature, return_assignment=False)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ...functional.checks import check_floating
+
 
 class TokenMap(NamedTuple):
     """Visual tokens and the grid that they lie on.
@@ -74,11 +76,12 @@ def check_token_map(feature: Any, connector: Any) -> TokenMap:
         connector: Who asks.
 
     Raises:
-        TypeError: If it is no token map.
+        TypeError: If it is no token map, or its tokens are integers.
     """
-    if isinstance(feature, TokenMap):
-        return feature
     name = type(connector).__name__
+    if isinstance(feature, TokenMap):
+        check_floating(f'tokens of {name}', feature.tokens)
+        return feature
     raise TypeError(
         f'{name} needs tokens with their grid, got {type(feature).__name__}; '
         "put VisualTokens before it: connector=[dict(type='VisualTokens', "

@@ -47,7 +47,8 @@ class TokenResizer(BaseConnector):
             Tokens ``(B, h * w, C)`` with the grid ``hw``, in the same dtype.
 
         Raises:
-            TypeError: If ``feature`` carries no grid.
+            TypeError: If ``feature`` carries no grid or is not floating
+                point.
         """
         if check_token_map(feature, self).hw == self.hw:
             return feature

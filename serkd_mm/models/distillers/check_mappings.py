@@ -160,6 +160,12 @@ def _check_record(
     if connector and connector not in connectors:
         unknown = _unknown('not in connectors', connector, connectors)
         raise ValueError(f'{key}.connector {unknown}')
+    if not connector and record.get('connector_idx') is not None:
+        raise ValueError(
+            f'{key}.connector_idx={record["connector_idx"]} picks an item of '
+            'what a connector gives, and there is no connector; data_idx '
+            'picks an item of the record'
+        )
 
 
 def _check_dict(key: str, value: Any) -> None:

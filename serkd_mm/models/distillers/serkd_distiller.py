@@ -200,7 +200,8 @@ class SeRKDDistiller(ConfigurableDistiller):
         Raises:
             RuntimeError: If the recorder holds too few records, or the
                 network has changed this one in place.
-            ValueError: If a record has no such item.
+            ValueError: If a record, or what the connector gave, has no such
+                item.
         """
         key = (recorder, from_student, record_idx, data_idx, connector)
         cached = self._connected if self._connected is not None else {}
@@ -219,13 +220,18 @@ class SeRKDDistiller(ConfigurableDistiller):
         record = cached[key]
         if connector_idx is None:
             return record
-        try:
-            return record[connector_idx]
-        except IndexError:
+        if not isinstance(record, (tuple, list)):
+            raise ValueError(
+                f'connector {connector!r} gave one {type(record).__name__}, '
+                f'of which connector_idx={connector_idx} picks nothing; leave '
+                'connector_idx out'
+            )
+        if not -len(record) <= connector_idx < len(record):
             raise ValueError(
                 f'connector {connector!r} gave {len(record)} items, '
                 f'connector_idx={connector_idx} is none of them'
-            ) from None
+            )
+        return record[connector_idx]
 
     def _recorder(self, name: str, from_student: bool) -> BaseRecorder:
         if from_student:
@@ -248,7 +254,7 @@ class SeRKDDistiller(ConfigurableDistiller):
         source = self._recorder(recorder, from_student)
         name = self._recorder_title(recorder, from_student)
         count = len(source.data_buffer)
-        if record_idx >= count:
+        if not -count <= record_idx < count:
             cure = f'name a source in {side}_recorders that the {side} runs'
             if 'loss_module' in source.source and not from_student:
                 cure = (
@@ -257,7 +263,7 @@ class SeRKDDistiller(ConfigurableDistiller):
                 )
             raise RuntimeError(
                 f'{name} recorded {count} outputs in this forward, record_idx='
-                f'{record_idx} needs {record_idx + 1}; {cure}'
+                f'{record_idx} needs {_needed(record_idx)}; {cure}'
             )
         if self._versions.differ(source, record_idx, data_idx):
             raise RuntimeError(
@@ -274,11 +280,11 @@ class SeRKDDistiller(ConfigurableDistiller):
                 f'{name} recorded one {type(record).__name__}, of which '
                 f'data_idx={data_idx} picks nothing; leave data_idx out'
             )
-        if data_idx >= len(record):
+        if not -len(record) <= data_idx < len(record):
             raise ValueError(
                 f'{name} recorded {len(record)} items, data_idx={data_idx} '
-                f'needs {data_idx + 1}; let the backbone output this stage '
-                'too (out_indices), or record its module, such as '
+                f'needs {_needed(data_idx)}; let the backbone output this '
+                'stage too (out_indices), or record its module, such as '
                 "'backbone.layer3'"
             )
 
@@ -323,6 +329,11 @@ def _compute(loss: nn.Module, arguments: dict[str, Any]) -> Tensor:
     device = next(iter(floating.values())).device.type
     with torch.autocast(device, enabled=False):
         return loss(**{**arguments, **floating})
+
+
+def _needed(index: int) -> int:
+    """Length of the shortest sequence that has an item of that index."""
+    return index + 1 if index >= 0 else -index
 
 
 def _begin_with(title: str, error: Exception) -> None:

@@ -9,7 +9,8 @@ from ...ops import MAX_TOKENS
 def check_count(loss: nn.Module, tokens: Tensor, needed: int) -> None:
     """Refuse so few tokens that they have no relation to learn.
 
-    The functions give 0 then, whatever the tokens are, and so no gradient.
+    The functions give nothing then that depends on where the tokens are, but
+    for coincident ones, and so no gradient.
 
     Args:
         loss: Loss that compares the tokens.
@@ -23,8 +24,8 @@ def check_count(loss: nn.Module, tokens: Tensor, needed: int) -> None:
     if count < needed:
         raise ValueError(
             f'{type(loss).__name__} needs K >= {needed} tokens per image, got '
-            f'K = {count} (shape {tuple(tokens.shape)}); of fewer it is '
-            'always 0 and trains nothing. Choose a finer grid on both sides: '
+            f'K = {count} (shape {tuple(tokens.shape)}); fewer have no '
+            'gradient and train nothing. Choose a finer grid on both sides: '
             'a smaller grid_size of SuperpixelTokenizer (the size of a cell, '
             'so smaller cells make more superpixels), a smaller stride of '
             'FeatureMapTokenizer, or a larger token map'

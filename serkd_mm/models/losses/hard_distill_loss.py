@@ -1,17 +1,17 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
-import torch.nn.functional as F
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
+
+from ...functional import hard_distill_loss
 
 
 @MODELS.register_module()
 class HardDistillLoss(nn.Module):
-    r"""Cross-entropy on the teacher's decision: DeiT's hard distillation.
+    """DeiT's hard distillation, a cross-entropy on the teacher's decision.
 
-    :math:`L = -\frac{1}{B} \sum_b \log \mathrm{softmax}(z^S_b)_{y_b}` with
-    :math:`y_b = \arg\max_c z^T_{bc}`, the first of equal ones.
+    See :func:`serkd_mm.functional.hard_distill_loss`.
 
     Args:
         loss_weight: Factor of the loss.
@@ -33,19 +33,8 @@ class HardDistillLoss(nn.Module):
             Scalar loss, float32 under autocast too.
 
         Raises:
+            TypeError: If a side is not floating point.
             ValueError: If the shapes differ, are not those of logits or
                 are of no image.
         """
-        if preds_S.dim() != 2 or preds_S.shape != preds_T.shape:
-            raise ValueError(
-                'student and teacher logits must both be (B, classes), got '
-                f'shapes {tuple(preds_S.shape)} and {tuple(preds_T.shape)}; '
-                'record logits over the same classes on both sides'
-            )
-        if len(preds_S) == 0:
-            raise ValueError(
-                'HardDistillLoss needs one image at least, got logits of '
-                f'shape {tuple(preds_S.shape)}'
-            )
-        loss = F.cross_entropy(preds_S.float(), preds_T.argmax(dim=1))
-        return self.loss_weight * loss
+        return self.loss_weight * hard_distill_loss(preds_S, preds_T)

@@ -38,7 +38,7 @@ class TokenAngleLoss(nn.Module):
             Weighted loss, a scalar, float32 under autocast too.
 
         Raises:
-            ValueError: If K < 3, where the loss is always 0.
+            ValueError: If K < 3, where no gradient trains anything.
         """
         loss = angle_loss(preds_S, preds_T, impl=self.impl)
         check_count(self, preds_S, NEEDED)

@@ -48,7 +48,7 @@ class TokenDistanceLoss(nn.Module):
 
         Raises:
             ValueError: If K < 3, or < 2 with ``normalize='batch'``, where
-                the loss is always 0.
+                no gradient trains anything.
         """
         loss = distance_loss(preds_S, preds_T, self.normalize, self.impl)
         check_count(self, preds_S, NEEDED[self.normalize])
