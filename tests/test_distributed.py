@@ -311,6 +311,15 @@ def test_without_a_number_of_processes_the_usage_is_shown(
     assert shown.endswith(f'is a positive integer{said}\n')
 
 
+def test_restarts_that_are_no_number_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('MAX_RESTARTS', 'three')
+    assert run('dist_train.sh', SERKD, 1, cwd=tmp_path) == 2
+    shown = (tmp_path / 'log.txt').read_text()
+    assert shown == "MAX_RESTARTS is a number of restarts, got 'three'\n"
+
+
 @pytest.mark.parametrize(
     'spelling',
     [

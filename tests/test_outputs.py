@@ -62,8 +62,11 @@ def test_a_file_that_may_not_be_written_is_named(
     [
         ['check_pair', 'missing.py', '--json', 'file/x.json'],
         ['check_pair', '--suggest', 'a', 'b', '--out', 'file/x.py'],
+        ['ablate', 'run', 'digits', '--out', 'file/x'],
+        ['ablate', 'run', 'digits', '--save', 'file/x'],
         ['export_student', 'missing', 'file/x.pth'],
         ['plot_logs', 'run', '--out', 'file/x.png'],
+        ['quickstart', '--out', 'file/x'],
         ['report', 'run', '--out', 'file/x.html'],
         ['visualize_superpixels', 'missing.py', 'c', 'i', '--out', 'file/x'],
     ],

@@ -22,7 +22,8 @@ from serkd_mm.analysis import (
     show_pair,
     suggest,
 )
-from serkd_mm.engine.cfg_options import CfgOptions
+from serkd_mm.engine.cfg_options import CfgOptions, merge_options
+from serkd_mm.engine.config_keys import check_types
 from serkd_mm.outputs import check_out_file
 
 
@@ -97,6 +98,10 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
         parser.error('give a config, or --suggest TEACHER STUDENT')
     if args.suggest and args.out is None:
         parser.error('--suggest needs --out FILE.py')
+    if args.out is not None and not args.suggest:
+        parser.error('--out is for --suggest; --json writes the findings')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        parser.error('--device cuda: PyTorch finds no CUDA device')
     if args.out is not None and args.out.suffix != '.py':
         parser.error(f'--out must be a .py file, got {args.out}')
     if args.out is not None and args.out.exists():
@@ -133,7 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
                 check_out_file(getattr(args, option), f'--{option}')
         name = write_suggestion(args) if args.suggest else args.config
         cfg = read_config(name)
-        cfg.merge_from_dict(args.cfg_options)
+        merge_options(cfg, args.cfg_options)
+        check_types(cfg)
         report = check_pair(
             cfg,
             name,
@@ -146,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
                 random_teacher=args.random_teacher,
             ),
         )
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, TypeError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
     show_pair(report)

@@ -10,6 +10,10 @@ if ! [[ ${2-} =~ ^[1-9][0-9]*$ ]]; then
   echo "GPUS, processes to start, is a positive integer${2+, got '$2'}" >&2
   exit 2
 fi
+if ! [[ ${MAX_RESTARTS:-0} =~ ^[0-9]+$ ]]; then
+  echo "MAX_RESTARTS is a number of restarts, got '$MAX_RESTARTS'" >&2
+  exit 2
+fi
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 config=$1
 gpus=$2

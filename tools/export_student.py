@@ -8,7 +8,7 @@ import argparse
 
 import serkd_mm  # noqa: F401
 from serkd_mm.engine.export import export_student
-from serkd_mm.one_line_errors import one_line_errors
+from serkd_mm.one_line_errors import MISTAKES, one_line_errors
 from serkd_mm.outputs import check_out_file
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.size is not None and args.size < 1:
         parser.error(f'--size must be at least 1 pixel, got {args.size}')
-    with one_line_errors():
+    with one_line_errors((*MISTAKES, ImportError)):
         check_out_file(args.out, 'out')
         student = export_student(**vars(args))
     for path in (

@@ -32,6 +32,7 @@ from mmengine.logging import MMLogger  # noqa: E402
 from mmpretrain.registry import DATASETS  # noqa: E402
 
 import serkd_mm  # noqa: E402, F401
+from serkd_mm.outputs import check_out_folder  # noqa: E402
 from serkd_mm.visualization.sheet import (  # noqa: E402
     draw_sheet,
     drawable,
@@ -73,6 +74,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.epochs <= WARM_UP:
         parser.error(f'--epochs must be above {WARM_UP}, those of warm-up')
+    try:
+        check_out_folder(args.out, '--out')
+    except ValueError as error:
+        parser.error(str(error))
     args.out = args.out.resolve()
     results = {name: train(name, args.out, args.epochs) for name in RUNS}
     table = format_table(results)

@@ -1,7 +1,7 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 """Looking at a pair of networks before training, and at runs after."""
 
-from ..engine.launch import read_config
+from ..engine.config_file import read_config
 from .config_text import config_text
 from .findings import PairReport
 from .pair import CheckOptions, check_pair

@@ -289,6 +289,10 @@ def _batch_size(
     if options.batch_size is not None:
         return options.batch_size
     own = (cfg.get('train_dataloader') or {}).get('batch_size', 8)
+    if not isinstance(own, int):
+        raise ValueError(
+            f'train_dataloader.batch_size must be a whole number, got {own!r}'
+        )
     if options.device == 'cuda':
         return own
     return min(own, max(2, 8 * 224 * 224 // math.prod(size)))

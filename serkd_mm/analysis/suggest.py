@@ -80,18 +80,17 @@ def suggest(
 
     Raises:
         FileNotFoundError: If a config does not exist.
-        ValueError: If the pair cannot be distilled, saying why.
+        ValueError: If the pair cannot be distilled, saying why, or ``size``
+            is not what the student's training pipeline puts out.
     """
     networks = dict(
         teacher=find_network(teacher), student=find_network(student)
     )
     own_data = _has_data(networks['student'])
-    if size is None:
-        own = networks['student'].cfg
-        size = input_size(own) if own_data else IMAGENET_SIZE
+    size = _images(networks['student'], size, own_data)
     built = {side: _build(net, side) for side, net in networks.items()}
     traces = {
-        side: _trace(built[side], networks[side], side, size)
+        side: _trace(built[side], networks[side], side, size, own_data)
         for side in networks
     }
     tokens, hw = choose_tokens(traces['student'], traces['teacher'])
@@ -123,6 +122,27 @@ def suggest(
     )
 
 
+def _images(
+    student: ZooNetwork, size: tuple[int, int] | None, own_data: bool
+) -> tuple[int, int]:
+    """Size of the images that the pair will be trained on."""
+    if not own_data:
+        return size or IMAGENET_SIZE
+    try:
+        own = input_size(student.cfg)
+    except ValueError:
+        if size is None:
+            raise
+        return size
+    if size is not None and size != own:
+        raise ValueError(
+            f'the training pipeline of {student.name} puts out {by(own)} '
+            f'pixels, not the {by(size)} of --size; leave --size out, or '
+            'change the pipeline in a config of your own and name that'
+        )
+    return own
+
+
 def _has_data(network: ZooNetwork) -> bool:
     names = ('train_dataloader', 'optim_wrapper', 'train_cfg')
     return all(network.cfg.get(name) for name in names)
@@ -145,17 +165,24 @@ def _said(error: Exception) -> str:
 
 
 def _trace(
-    model: BaseModel, network: ZooNetwork, side: str, size: tuple[int, int]
+    model: BaseModel,
+    network: ZooNetwork,
+    side: str,
+    size: tuple[int, int],
+    own_data: bool,
 ) -> NetworkTrace:
     try:
         return trace_network(model, size)
     except SizeError as error:
-        hint = '; its training images have this size: give --size'
+        cure = 'give --size'
+        if own_data:
+            cure = 'name a config whose training pipeline puts out another'
+        hint = f'; its training images have this size: {cure}'
         if side == 'teacher':
             hint = (
                 f"; the {by(size)} pixels are the student's, whose batch the "
-                'teacher sees: choose networks of one input size, or give '
-                '--size'
+                'teacher sees: choose networks of one input size, or '
+                f'{cure.replace("a config", "a config of the student")}'
             )
         raise ValueError(f'{side} {network.name}: {error}{hint}') from error
     except ValueError as error:

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmpretrain.apis import ModelHub, list_models
 
-from ..engine.launch import read_config
+from ..engine.config_file import read_config
 from ..models.algorithms.teacher import build_teacher
 
 

@@ -32,7 +32,8 @@ class Digits(BaseDataset):
 
     Raises:
         ImportError: If scikit-learn is not installed.
-        ValueError: If ``split`` or ``samples_per_class`` is out of range.
+        ValueError: If ``split``, ``samples_per_class`` or ``image_size`` is
+            out of range.
     """
 
     METAINFO = {'classes': tuple('0123456789')}
@@ -49,10 +50,15 @@ class Digits(BaseDataset):
             raise ValueError(
                 f'split must be one of {list(SPLITS)}, got {split!r}'
             )
-        if samples_per_class is not None and samples_per_class < 1:
-            raise ValueError(
-                f'samples_per_class must be >= 1, got {samples_per_class}'
-            )
+        for name, number in (
+            ('samples_per_class', samples_per_class),
+            ('image_size', image_size),
+        ):
+            whole = isinstance(number, int) and number >= 1
+            if number is not None and not whole:
+                raise ValueError(
+                    f'{name} must be a whole number >= 1, got {number}'
+                )
         self.split = split
         self.samples_per_class = samples_per_class
         self.subset_seed = subset_seed
@@ -103,7 +109,13 @@ class Digits(BaseDataset):
         if self.subset_seed is not None:
             rng = np.random.RandomState([self.subset_seed, label])
             of_class = rng.permutation(of_class)
-        return of_class[: self.samples_per_class].tolist()
+        wanted = self.samples_per_class
+        if wanted is not None and wanted > len(of_class):
+            raise ValueError(
+                f'samples_per_class must be at most {len(of_class)}, as many '
+                f'as train of class {label}, got {wanted}'
+            )
+        return of_class[:wanted].tolist()
 
 
 def _upscale(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -29,12 +29,15 @@ class SkipBrokenImages:
             more ends training: then it is the storage that is broken.
 
     Raises:
-        ValueError: If the pipeline has no :class:`LoadCheckedImage`.
+        ValueError: If the pipeline has no :class:`LoadCheckedImage`, or
+            ``max_in_a_row`` is negative.
     """
 
     def __init__(
         self, dataset: BaseDataset | dict, max_in_a_row: int = 10
     ) -> None:
+        if max_in_a_row < 0:
+            raise ValueError(f'max_in_a_row must be >= 0, got {max_in_a_row}')
         if isinstance(dataset, dict):
             dataset = DATASETS.build(dataset)
         self.dataset = dataset

@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 
 # One text, not a list that begins and ends with one.
 _QUOTED = re.compile(r'(["\'])((?:(?!\1).)*)\1', re.DOTALL)
@@ -34,7 +34,7 @@ class CfgOptions(DictAction):
         options = dict(getattr(namespace, self.dest, None) or {})
         for pair in values or ():
             key, equals, text = pair.partition('=')
-            if not equals:
+            if not equals or not key.strip():
                 parser.error(f'{option_string} takes key=value, got {pair!r}')
             try:
                 options[key] = _value(text)
@@ -45,6 +45,28 @@ class CfgOptions(DictAction):
                     'brackets closed; write dicts into a config file'
                 )
         setattr(namespace, self.dest, options)
+
+
+def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Put overrides into a config.
+
+    Args:
+        cfg: Config, changed in place.
+        options: Values by their keys with dots, where a number is an item of
+            a list.
+
+    Raises:
+        ValueError: If a key leads to no place in the config.
+    """
+    for key, value in options.items():
+        try:
+            cfg.merge_from_dict({key: value})
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'option {key}={value!r} has no place in the config: a part '
+                'of its key is an item that a list lacks, or lies in '
+                'something that is neither a list nor a dict'
+            ) from error
 
 
 def _value(text: str) -> Any:

@@ -21,6 +21,7 @@ from torch import nn
 
 from ..paths import is_missing
 from .checkpoints import latest_checkpoints
+from .config_file import read_config
 from .graphs import check_onnx_packages, write_onnx, write_torchscript
 from .random_state import kept_random_state
 from .run_config import check_registered, read_run_config
@@ -174,7 +175,7 @@ def _run_config(
 ) -> Config:
     if isinstance(config, Config):
         return config
-    run = Config.fromfile(config) if config else None
+    run = read_config(config) if config else None
     if run is None:
         run = read_run_config(checkpoint, path)
     if 'architecture' not in (run.get('model') or {}):

@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Iterator
 
 import torch
-from mmengine import hub
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
@@ -21,8 +20,9 @@ from torch import distributed, nn
 
 from .. import compat
 from ..models import FrozenTeacherDistill
-from .cfg_options import CfgOptions
+from .cfg_options import CfgOptions, merge_options
 from .config_errors import config_errors
+from .config_file import read_config
 from .config_keys import HOST_HOOKS
 from .hooks import BrokenImagesHook
 from .model_checks import (
@@ -41,9 +41,6 @@ from .whole_checkpoint import require_whole_checkpoint
 
 # Environment variable: when the launcher started, in seconds since the epoch.
 STARTED = 'SERKD_MM_STARTED'
-
-# What MMEngine reads.
-_CONFIG_FILES = ('.py', '.yml', '.yaml', '.json')
 
 
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,40 +77,6 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_config(name: str) -> Config:
-    """Config of a file, or of an installed package as ``package::config``.
-
-    Raises:
-        FileNotFoundError: If it does not exist.
-        ValueError: If it is no config, or a module of its ``custom_imports``
-            cannot be imported.
-    """
-    packaged = '::' in name
-    if not packaged and not osp.isfile(name):
-        raise FileNotFoundError(f'config {name!r} is not a file')
-    if not packaged and osp.splitext(name)[1] not in _CONFIG_FILES:
-        raise ValueError(
-            f'config {name!r} must be a file of {", ".join(_CONFIG_FILES)}'
-        )
-    try:
-        return hub.get_config(name) if packaged else Config.fromfile(name)
-    except ImportError as error:
-        cause: BaseException = error
-        while inner := cause.__cause__ or cause.__context__:
-            cause = inner
-        cure = (
-            'put the folder of your modules (custom_imports) into PYTHONPATH'
-        )
-        if 'mmcls' in str(cause):
-            cure = (
-                'mmcls is what mmpretrain was called, so write mmpretrain in '
-                'its place (mmcls::, mmcls.) in a copy of the config'
-            )
-        raise ValueError(
-            f'config {name!r} cannot import what it needs: {cause}; {cure}'
-        ) from error
-
-
 def check_device_count(launcher: str) -> None:
     """Refuse more processes of a machine than it has GPUs.
 
@@ -138,9 +101,12 @@ def require_model(cfg: Config) -> None:
     """Refuse a config without a model.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If it has none, or something else in its place.
     """
-    if not cfg.get('model'):
+    model = cfg.get('model')
+    if model and not isinstance(model, (dict, nn.Module)):
+        raise ValueError(f'config key model must be a dict, got {model!r}')
+    if not model:
         raise ValueError(
             f'config {cfg.filename!r} has no model; name one that says what '
             'is trained'
@@ -173,7 +139,7 @@ def load_config(args: argparse.Namespace) -> Config:
         name = osp.splitext(osp.basename(path))[0]
         cfg.work_dir = osp.join('work_dirs', name)
     if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+        merge_options(cfg, args.cfg_options)
     require_model(cfg)
     check_device_count(args.launcher)
     compat.prepare_cpu_distributed(cfg)

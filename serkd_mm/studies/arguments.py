@@ -92,7 +92,10 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         'first, or that of the configs)',
     )
     parser.add_argument(
-        '--dry-run', action='store_true', help='print commands, train nothing'
+        '--dry-run',
+        action='store_true',
+        help='print commands, train nothing; their config.py are written '
+        'when a run starts',
     )
     for name in ('--amp', '--auto-scale-lr'):
         parser.add_argument(name, action='store_true', help='as in train.py')

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..outputs import check_out_folder
 from .arguments import (
     as_cfg_options,
     deciding_options,
@@ -85,18 +86,22 @@ def _run(
 ) -> None:
     jobs = _jobs(parser, args)
     if args.teacher is not None and not args.teacher.is_file():
-        raise FileNotFoundError(f'--teacher {args.teacher} does not exist')
+        raise FileNotFoundError(f'--teacher {args.teacher} is not a file')
     launcher = Launcher(
         root / 'tools', args.threads, args.gpus, tuple(train_switches(args))
     )
-    if args.dry_run:
-        for run in runs:
-            command = launcher.command(run.folder / 'config.py')
-            print(f'{run.title} ({run.status}): {shlex.join(command)}')
-        return
     teacher = args.teacher and str(args.teacher.resolve())
     given = deciding_options(args)
     sweep = Sweep(study, out, launcher, jobs, teacher, given)
+    planned = sweep.plan(runs)
+    if args.dry_run:
+        for run in planned:
+            command = launcher.command(run.folder / 'config.py')
+            print(f'{run.title} ({run.status}): {shlex.join(command)}')
+        return
+    check_out_folder(args.out, '--out')
+    if args.save is not None:
+        check_out_folder(args.save, '--save')
     # Ending the sweep ends its trainings.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -125,12 +130,13 @@ def _jobs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     # Where the system tells, the cores that this process may use.
     affinity = getattr(os, 'sched_getaffinity', None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    numbers = (args.jobs, args.threads, args.gpus)
+    if any(number is not None and number < 1 for number in numbers):
+        parser.error('--jobs, --threads and --gpus must be at least 1')
     each = args.threads * (args.gpus or 1)
     jobs = args.jobs
     if jobs is None:
         jobs = 1 if torch.cuda.is_available() else max(cores // each, 1)
-    if jobs < 1 or args.threads < 1 or (args.gpus or 1) < 1:
-        parser.error('--jobs, --threads and --gpus must be at least 1')
     if args.jobs and jobs * each > cores:
         parser.error(
             f'{jobs} jobs of {each} threads are more than the {cores} cores; '

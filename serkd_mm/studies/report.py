@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.report import Table, environment_table
+from ..outputs import check_out_folder
 from .runs import Run, teacher_run
 from .study import Study
 from .summary import Row, Statistic, summarise
@@ -38,7 +39,8 @@ def write_report(
         The Markdown text.
 
     Raises:
-        ValueError: If no run is finished, or runs do not belong together.
+        ValueError: If no run is finished, runs do not belong together, or
+            nothing can be written there.
     """
     rows = summarise(study, runs)
     if not any(row.top1 for row in rows):
@@ -48,7 +50,7 @@ def write_report(
     name, teacher = _teacher(study, runs, out)
     text = markdown(study, rows, name, commands)
     text += '\n' + environment_table(_environment(runs))
-    folder.mkdir(parents=True, exist_ok=True)
+    check_out_folder(folder, 'table')
     (folder / f'{study.name}.md').write_text(text, encoding='utf-8')
     (folder / f'{study.name}.csv').write_text(
         _csv(summary_lines(study, rows)), encoding='utf-8'

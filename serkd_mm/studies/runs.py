@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.fileio import put_text
 
 from ..analysis.logs import read_run
+from ..engine.cfg_options import merge_options
 from ..engine.checkpoints import latest_checkpoints
 from ..paths import sha256_of
 from .process import LOCK, RunError
@@ -66,7 +67,7 @@ class Run:
         """
         cfg = self.experiment.load()
         if self.seed is not None:
-            cfg.merge_from_dict(dict.fromkeys(self.seed_keys, self.seed))
+            merge_options(cfg, dict.fromkeys(self.seed_keys, self.seed))
         if teacher is not None and has_teacher(cfg):
             cfg.model.teacher_ckpt = teacher
         checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
@@ -75,9 +76,21 @@ class Run:
         return cfg
 
     def record(self) -> dict[str, Any] | None:
-        """What the run has written about itself, None before it starts."""
+        """What the run has written about itself, None before it starts.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
         path = self.folder / RECORD
-        return json.loads(path.read_text()) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f'{path} is no record of a run ({error}); remove its folder '
+                'to train the run again'
+            ) from error
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Replace the record in one step."""

@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 from mmengine.config import Config
 
+from ..engine.cfg_options import merge_options
+
 TEACHER = 'teacher'
 
 
@@ -34,6 +36,7 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     'notes': (_list_of(str), 'a list of lines'),
     'options': (lambda value: isinstance(value, dict), 'a mapping'),
     'config': (lambda value: isinstance(value, str), 'the path of a config'),
+    'name': (lambda value: isinstance(value, str), 'text'),
     'label': (lambda value: isinstance(value, str), 'text'),
     'paper': (_is_number, 'a number'),
 }
@@ -61,7 +64,7 @@ class Experiment:
     def load(self) -> Config:
         """The config with the options of the experiment."""
         cfg = Config.fromfile(self.config)
-        cfg.merge_from_dict(self.options)
+        merge_options(cfg, self.options)
         return cfg
 
 
@@ -222,6 +225,8 @@ def _check_keys(
     entry: dict, kind: type, where: str, required: set[str]
 ) -> None:
     known = {f.name for f in fields(kind)}
+    if kind is Study:
+        known.remove('name')  # that of the file
     unknown, missing = set(entry) - known, required - set(entry)
     if unknown or missing:
         raise ValueError(

@@ -96,6 +96,28 @@ class Sweep:
             runs = [run for run in runs if run not in needy]
         return {**failures, **self._run_all(runs)}
 
+    def plan(self, runs: Sequence[Run]) -> list[Run]:
+        """What :meth:`run` would go through, the study's teacher first.
+
+        Raises:
+            ValueError: If an option has no place in a config, or a run was
+                trained with another config, teacher or arguments, as far as
+                that is known before the teacher is trained.
+        """
+        first = teacher_run(self.study, self.out)
+        if self.teacher is not None or first is None:
+            self._fingerprints(runs)
+            return list(runs)
+        self._fingerprints([first])
+        weights = first.checkpoint()
+        if first.status == FINISHED and weights is not None:
+            self.teacher = str(weights)
+            self._fingerprints(runs)
+        else:
+            for run in runs:
+                run.config()
+        return [first, *runs]
+
     def _run_all(self, runs: Sequence[Run]) -> dict[str, str]:
         digests = self._fingerprints(runs)
         todo = [run for run in runs if run.status != FINISHED]

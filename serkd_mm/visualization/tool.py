@@ -16,7 +16,9 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 
 from ..analysis.images import input_size, training_pipeline
-from ..engine.launch import read_config, require_model
+from ..engine.cfg_options import merge_options
+from ..engine.config_file import read_config
+from ..engine.launch import require_model
 from ..engine.whole_checkpoint import MISFITS, why_misfit
 from ..models.algorithms import FrozenTeacherDistill
 from ..models.from_config import build_model
@@ -75,7 +77,7 @@ def visualize(
     human = _segmentations(segmentations, paths) if segmentations else {}
     pictures = [drawable(read_image(str(path))) for path in paths]
     cfg = read_config(config)
-    cfg.merge_from_dict(cfg_options or {})
+    merge_options(cfg, cfg_options or {})
     require_model(cfg)
     model = load_algorithm(cfg, checkpoint)
     hw = (size[0], size[1]) if size else input_size(cfg)
@@ -114,7 +116,14 @@ def _segmentations(
     try:
         with np.load(path) as file:
             found = {name: file[name] for name in file.files}
-    except (AttributeError, EOFError, TypeError, ValueError, BadZipFile):
+    except (
+        AttributeError,
+        EOFError,
+        IsADirectoryError,
+        TypeError,
+        ValueError,
+        BadZipFile,
+    ):
         raise ValueError(
             f'--segmentations {path} is no npz of arrays; write one with '
             'numpy.savez, (annotators, H, W) under the name of each image '

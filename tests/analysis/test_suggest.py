@@ -451,13 +451,33 @@ def test_a_student_that_labels_cannot_train_is_refused() -> None:
         suggest(RESNET, 'mae_vit-base-p16_8xb512-amp-coslr-300e_in1k')
 
 
-def test_a_teacher_that_takes_other_images_is_refused() -> None:
+def test_a_teacher_that_takes_other_images_is_refused(tmp_path: Path) -> None:
+    student = tmp_path / 'without_data.py'
+    Config(dict(model=read_config(CIFAR_CONFIG).model)).dump(student)
     with pytest.raises(ValueError, match='does not run') as error:
-        suggest('tinyvit-5m_3rdparty_in1k', DEIT, size=(224, 256))
+        suggest('tinyvit-5m_3rdparty_in1k', str(student), size=(224, 256))
     message = str(error.value)
     assert message.startswith('teacher tinyvit-5m_3rdparty_in1k: ')
     assert '224x256 pixels, in backbone.stages.1.blocks.0' in message
-    assert 'give --size' in message
+    assert message.endswith('or give --size')
+
+
+def test_a_teacher_of_other_images_than_the_students_is_refused() -> None:
+    with pytest.raises(ValueError, match='does not run') as error:
+        suggest('tinyvit-5m_3rdparty_in1k', CIFAR)
+    assert 'config of the student whose training pipeline' in str(error.value)
+
+
+def test_a_size_that_the_students_pipeline_does_not_put_out_is_refused() -> (
+    None
+):
+    message = (
+        'the training pipeline of .* puts out 224x224 pixels, not the 64x64 '
+        'of --size; leave --size out'
+    )
+    with pytest.raises(ValueError, match=message):
+        suggest(RESNET, DEIT, size=(64, 64))
+    assert suggest(RESNET, DEIT, size=(224, 224)).size == (224, 224)
 
 
 def test_a_network_that_needs_another_package_says_so(tmp_path: Path) -> None:

@@ -98,6 +98,21 @@ def test_a_suggestion_is_written_and_checked(
             'nearest names: resnet50_8xb32_in1k',
         ),
         ([PAIR[1]], 'is no config of a distillation'),
+        (
+            [PAIR[1], '--cfg-options', 'model=3'],
+            'error: config key model must be of type',
+        ),
+        (
+            [PAIR[1], '--cfg-options', 'param_scheduler.9.end=3'],
+            'error: option param_scheduler.9.end=3 has no place',
+        ),
+        (
+            [
+                'serkd_mm::quickstart/serkd.py',
+                *('--cfg-options', 'train_dataloader.batch_size=x'),
+            ],
+            "batch_size must be a whole number, got 'x'",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -122,6 +137,8 @@ def test_a_mistake_is_one_line(
         (['--suggest', 'b', 'c'], '--suggest needs --out'),
         (['--suggest', 'b', 'c', '--out', __file__], 'exists; name another'),
         (['--suggest', 'b', 'c', '--out', 'x.txt'], 'must be a .py file'),
+        (['a.py', '--out', 'x.py'], '--out is for --suggest'),
+        (['a.py', '--device', 'cuda'], 'PyTorch finds no CUDA device'),
         (['a.py', '--batch-size', '0'], '--batch-size must be at least 1'),
         (['a.py', '--size', '1', '2', '3'], '--size takes one or two'),
     ],
@@ -131,7 +148,9 @@ def test_options_that_make_no_sense_are_refused(
     arguments: list[str],
     message: str,
     capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     with pytest.raises(SystemExit, match='2'):
         tool.main(arguments)
     assert message in capsys.readouterr().err

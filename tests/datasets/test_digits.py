@@ -128,13 +128,16 @@ def test_the_dataset_is_built_from_a_config_and_packs() -> None:
         (dict(split='test'), r"\['train', 'val'\], got 'test'"),
         (dict(samples_per_class=0), '>= 1, got 0'),
         (dict(samples_per_class=-5), '>= 1, got -5'),
+        (dict(samples_per_class=2.5), '>= 1, got 2.5'),
+        (dict(samples_per_class=1000), 'at most 10[0-9], as many as train'),
+        (dict(image_size=0), 'image_size must be a whole number >= 1, got 0'),
     ],
 )
 def test_settings_out_of_range_are_refused(
     settings: dict, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        Digits(**settings)
+        len(Digits(**settings))
 
 
 def test_a_missing_scikit_learn_says_how_to_get_it(

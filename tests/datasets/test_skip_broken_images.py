@@ -182,6 +182,11 @@ def test_a_pipeline_that_cannot_tell_broken_images_is_refused(
         DATASETS.build(dict(type='SkipBrokenImages', dataset=repeated))
 
 
+def test_no_number_of_images_in_a_row_is_negative(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='max_in_a_row must be >= 0, got -1'):
+        SkipBrokenImages(folder_config(tmp_path), max_in_a_row=-1)
+
+
 @pytest.mark.parametrize('workers', [0, 2])
 def test_every_epoch_says_what_was_replaced(
     workers: int, tmp_path: Path

@@ -7,8 +7,9 @@ import argparse
 from typing import Any
 
 import pytest
+from mmengine.config import Config
 
-from serkd_mm.engine.cfg_options import CfgOptions
+from serkd_mm.engine.cfg_options import CfgOptions, merge_options
 
 
 def parse(*arguments: str) -> dict[str, Any]:
@@ -57,6 +58,30 @@ def test_a_pair_without_a_value_is_named(
         parse('train_cfg.max_epochs', '3')
     said = capsys.readouterr().err
     assert "--cfg-options takes key=value, got 'train_cfg.max_epochs'" in said
+
+
+def test_a_value_without_a_key_is_named(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    with pytest.raises(SystemExit):
+        parse('=3')
+    assert "takes key=value, got '=3'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'key', ['schedules.9.end', 'schedules.x', 'model.depth.x', 'model.depth.0']
+)
+def test_an_option_without_a_place_is_named(key: str) -> None:
+    cfg = Config(dict(schedules=[dict(end=1)], model=dict(depth=3)))
+    with pytest.raises(ValueError, match=rf'^option {key}=3 has no place'):
+        merge_options(cfg, {key: 3})
+
+
+def test_options_of_lists_and_new_keys_have_their_place() -> None:
+    cfg = Config(dict(schedules=[dict(end=1), dict(end=2)]))
+    merge_options(cfg, {'schedules.1.end': 3, 'new.key': 4})
+    assert cfg.schedules == [dict(end=1), dict(end=3)]
+    assert cfg.new.key == 4
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,13 @@ from torch.distributed.elastic.multiprocessing.errors import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
+from serkd_mm.engine.config_file import read_config
 from serkd_mm.engine.launch import (
     build_runner,
     check_device_count,
     clean_exit,
     fill_input_size,
     leave_teacher_out,
-    read_config,
     resume_after_restart,
     train,
 )

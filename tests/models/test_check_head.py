@@ -11,7 +11,8 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from serkd_mm.engine.launch import read_config, train
+from serkd_mm.engine.config_file import read_config
+from serkd_mm.engine.launch import train
 from serkd_mm.engine.model_checks import check_heads
 from serkd_mm.models.heads.check_head import check_head, head_widths_named
 

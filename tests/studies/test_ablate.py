@@ -220,7 +220,13 @@ def test_who_reads_a_list_may_stop(tmp_path: Path) -> None:
     [
         (('list', 'table9'), "'table9' is no study of .* no file; there are "),
         (('run', 'digits', '--only', 'x'), "no experiment 'x'; it has stud"),
-        (('run', 'digits', '--teacher', 'x.pth'), 'x.pth does not exist'),
+        (('run', 'digits', '--teacher', 'x.pth'), 'x.pth is not a file'),
+        (('run', 'digits', '--threads', '0'), 'must be at least 1'),
+        (('run', 'digits', '--gpus', '0'), 'must be at least 1'),
+        (
+            ('run', 'digits', '--cfg-options', 'param_scheduler.9.end=3'),
+            r'option param_scheduler.9.end=3 has no place',
+        ),
         (('table', 'digits'), "no run of study 'digits' in .* is finished"),
         (('table', 'digits', '--also', 'x'), '--also: .*x/digits does not ex'),
         (

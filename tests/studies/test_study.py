@@ -112,6 +112,11 @@ ENTRY = {'name': 'a', 'config': 'a.py'}
         ({'notes': 'text'}, "notes of .* a list of lines, got 'text'"),
         ({'options': ['a']}, r"options of .* a mapping, got \['a'\]"),
         ({'title': 3}, 'title of .* must be text, got 3'),
+        ({'name': 'other'}, r"has unknown keys \['name'\]"),
+        (
+            {'experiments': [{**ENTRY, 'name': 5}]},
+            'name of an experiment of .* must be text, got 5',
+        ),
         (
             {'experiments': [{**ENTRY, 'paper': '76.8'}]},
             "paper of an experiment of .* a number, got '76.8'",

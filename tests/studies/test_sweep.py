@@ -390,6 +390,33 @@ def test_the_teacher_is_trained_once_and_first(
     assert teachers['kd'] == str(tmp_path / 'out' / 'teacher' / 'epoch_2.pth')
 
 
+def test_the_plan_begins_with_the_teacher_and_refuses_what_a_run_does(
+    taught: Study, tmp_path: Path
+) -> None:
+    def plan(study: Study) -> list[str]:
+        out = tmp_path / 'out'
+        runs = Sweep(study, out, launcher()).plan(runs_of(study, out))
+        return [f'{run.title} {run.status}' for run in runs]
+
+    (tmp_path / 'key').touch()
+    assert plan(taught)[:2] == ['teacher open', 'alone seed 1 open']
+    assert not (tmp_path / 'out').exists()
+
+    sweep(taught, tmp_path)
+    assert plan(taught)[0] == 'teacher finished'
+    assert 'kd seed 2 finished' in plan(taught)
+    with pytest.raises(ValueError, match='trained with another config'):
+        plan(taught.with_options({'top1': [1.0, 2.0]}))
+
+
+def test_a_damaged_record_is_named(study: Study, tmp_path: Path) -> None:
+    sweep(study, tmp_path)
+    path = tmp_path / 'out' / 'a' / 'seed-1' / 'run.json'
+    path.write_text('{"status"')
+    with pytest.raises(ValueError, match=r'seed-1/run.json is no record'):
+        sweep(study, tmp_path)
+
+
 def test_a_teacher_whose_checkpoint_is_gone_is_named(
     taught: Study, tmp_path: Path
 ) -> None:

@@ -257,6 +257,7 @@ def test_the_hook_draws_before_while_and_after_training(
     )
     for settings, said in (
         (dict(images=0), 'images must be >= 1 or paths, got 0'),
+        (dict(images=[]), r'images must be >= 1 or paths, got \[\]'),
         (dict(interval=-1), 'interval must be >= 1 epochs, got -1; .*leave'),
     ):
         with pytest.raises(ValueError, match=said):
@@ -453,6 +454,7 @@ def test_networks_see_images_in_the_size_that_they_were_trained_at(
         'people',
         'others',
         'floats',
+        'folder',
         'turned',
         'checkpoint',
         'swapped',
@@ -471,6 +473,7 @@ def test_the_tool_says_in_one_line_what_is_wrong(
         'image': 'error: image .* does not exist',
         'text': 'error: image .*text.png cannot be drawn on: .* unknown form',
         'people': 'error: --segmentations .* is no npz of arrays; write one',
+        'folder': 'error: --segmentations .* is no npz of arrays; write one',
         'others': r"error: --seg.* begin with \['a'\], those of .*\['image'\]",
         'floats': r'float64 of shape \(8, 9\) for image, expected integers',
         'turned': 'of image.png has 9x8 pixels, .* one of them is turned',
@@ -487,6 +490,8 @@ def test_the_tool_says_in_one_line_what_is_wrong(
         Path(image).write_text('no image')
     elif fault == 'people':
         arguments += ['--segmentations', image]
+    elif fault == 'folder':
+        arguments += ['--segmentations', str(tmp_path)]
     elif fault in ('others', 'floats', 'turned'):
         regions = np.zeros((8, 9), float if fault == 'floats' else int)
         regions = regions.T if fault == 'turned' else regions

@@ -44,7 +44,8 @@ class StopOnSignalHook(Hook):
             for a scheduler that warns by the latter.
 
     Raises:
-        ValueError: If there is no signal of such a name.
+        ValueError: If there is no signal of such a name, or no process can
+            listen to it.
     """
 
     # After the others: the checkpoint holds what they did in this iteration.
@@ -57,6 +58,12 @@ class StopOnSignalHook(Hook):
             raise ValueError(
                 f'StopOnSignalHook(signals={list(signals)}): {unknown} are '
                 "no names of signals; write them like 'SIGTERM'"
+            )
+        deaf = [name for name in signals if name in ('SIGKILL', 'SIGSTOP')]
+        if deaf:
+            raise ValueError(
+                f'StopOnSignalHook(signals={list(signals)}): no process can '
+                f'listen to {deaf}; name what is sent before, as SIGTERM is'
             )
         self.signals = [signal.Signals[name] for name in signals]
         #: Number of the signal that this process received, 0 for none.

@@ -48,8 +48,8 @@ class SuperpixelVisHook(Hook):
 
     Raises:
         OSError: If the file of an image cannot be read.
-        ValueError: If it holds no whole image, a number is below 1, or the
-            teacher is divided between processes.
+        ValueError: If it holds no whole image, a number is below 1, there are
+            no paths, or the teacher is divided between processes.
     """
 
     priority = 'LOW'
@@ -60,7 +60,7 @@ class SuperpixelVisHook(Hook):
         interval: int = 10,
         input_size: tuple[int, int] | None = None,
     ) -> None:
-        if isinstance(images, int) and images < 1:
+        if (images if isinstance(images, int) else len(images)) < 1:
             raise ValueError(f'images must be >= 1 or paths, got {images}')
         if interval < 1:
             raise ValueError(

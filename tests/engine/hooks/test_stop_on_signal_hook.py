@@ -235,6 +235,8 @@ def test_another_signal_can_be_named(tmp_path: Path) -> None:
 def test_a_signal_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\['TERM'\] are no names"):
         StopOnSignalHook(signals=('TERM',))
+    with pytest.raises(ValueError, match=r"can listen to \['SIGKILL'\]; nam"):
+        StopOnSignalHook(signals=('SIGTERM', 'SIGKILL'))
 
 
 def test_a_run_that_ends_hands_the_signals_back(tmp_path: Path) -> None:
