@@ -50,6 +50,7 @@ def apply() -> None:
     _one_hot_at_once()
     _use_second_norm_of_deit3()
     _rotate_pairs_of_eva02()
+    _save_other_libraries_networks_in_place()
 
 
 def _silence_known_warnings() -> None:
@@ -289,6 +290,33 @@ def _rotate_pairs_of_eva02() -> None:
         return angles.cos(), angles.sin()
 
     RotaryEmbeddingFast.compute_position_embedding = compute_position_embedding
+
+
+def _save_other_libraries_networks_in_place() -> None:
+    """Let networks of timm and HuggingFace be read again inside of others.
+
+    MMPretrain 1.2 saves their weights under the library's own names and
+    returns them as a new dict, which PyTorch takes from the outermost module
+    alone: as part of an algorithm they keep their prefix, and get a second
+    one when they are loaded.
+    """
+    from mmpretrain.models.classifiers import (
+        HuggingFaceClassifier,
+        TimmClassifier,
+    )
+
+    def remove_prefix(
+        module: nn.Module, state_dict: dict, prefix: str, _: dict
+    ) -> None:
+        inner = f'{prefix}model.'
+        for key in list(state_dict):
+            # All of them, in the order that they have.
+            value = state_dict.pop(key)
+            own = key.startswith(inner)
+            state_dict[prefix + key[len(inner) :] if own else key] = value
+
+    for kind in (TimmClassifier, HuggingFaceClassifier):
+        kind._remove_state_dict_prefix = staticmethod(remove_prefix)
 
 
 def _read_metafiles_once() -> None:

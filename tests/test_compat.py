@@ -29,6 +29,7 @@ from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config, ConfigDict
 from mmengine.config import utils as config_utils
 from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmpretrain.models import TimmClassifier
 from mmpretrain.models.backbones.deit3 import DeiT3TransformerEncoderLayer
 from mmpretrain.models.utils import RotaryEmbeddingFast, data_preprocessor
 from mmrazor.models.algorithms import BaseAlgorithm
@@ -503,6 +504,36 @@ def test_labels_of_a_batch_become_one_hot_at_once() -> None:
     with Sums() as sums:
         host(labels, [1, 2, 3], 5)
     assert sums.count == 4
+
+
+def test_a_network_of_timm_is_read_again_inside_of_another() -> None:
+    timm = pytest.importorskip('timm')
+    names = list(timm.create_model('resnet10t').state_dict())
+
+    def network() -> TimmClassifier:
+        return TimmClassifier(model_name='resnet10t')
+
+    outer = nn.ModuleDict(
+        dict(first=nn.Linear(2, 2), student=network(), last=nn.Linear(2, 2))
+    )
+    weights = outer.state_dict()
+
+    assert list(weights) == [
+        *('first.weight', 'first.bias'),
+        *(f'student.{name}' for name in names),
+        *('last.weight', 'last.bias'),
+    ]
+    other = nn.ModuleDict(
+        dict(first=nn.Linear(2, 2), student=network(), last=nn.Linear(2, 2))
+    )
+    other.load_state_dict(weights)
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    # By itself as before: timm's own names.
+    alone = network().state_dict()
+    assert list(alone) == names
+    assert alone._metadata
+    network().load_state_dict(alone)
 
 
 def test_deit3_normalises_its_mlps_by_the_norm_made_for_them() -> None:
