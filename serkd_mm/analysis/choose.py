@@ -80,13 +80,24 @@ def _grids(trace: NetworkTrace) -> str:
 
 
 def grid_notes(tokens: TokenPair, hw: tuple[int, int]) -> list[str]:
-    """A sentence for a side whose tokens change their grid."""
-    return [
+    """Sentences about grids: one that is resized, one too small to group."""
+    notes = [
         f"No stage has the other's grid: the {side}'s {by(source.hw)} "
         f'tokens are resized to {by(hw)}, cell over cell.'
         for side, source in zip(('student', 'teacher'), tokens)
         if source.hw != hw
     ]
+    if cell_of(hw) == 1:
+        notes.append(
+            f'Superpixels are single tokens: {by(hw)} are too few to be '
+            'grouped.'
+        )
+    return notes
+
+
+def cell_of(hw: tuple[int, int]) -> int:
+    """Height and width of a superpixel's starting cell, in tokens."""
+    return 2 if min(hw) >= 4 else 1
 
 
 def by(pair: tuple[int, int]) -> str:

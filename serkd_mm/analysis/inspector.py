@@ -212,6 +212,11 @@ class PairInspector:
                 tokens.grid = value.hw
         tokens.shape = shape_of(value)
         self.report.tokens.append(tokens)
+        if tokens.superpixels and tokens.superpixels == tokens.grid:
+            self.report.notes.append(
+                f'Superpixels of {connector!r} are single tokens; a larger '
+                'grid_size of SuperpixelTokenizer groups them.'
+            )
         return value
 
     def _describe_records(self) -> None:

@@ -79,7 +79,7 @@ def checked_loading(cfg: Config) -> dict[str, Any]:
     """Entries that let a config's data loaders name the image that is broken.
 
     :class:`LoadCheckedImage` takes the place of ``LoadImageFromFile`` where
-    that begins a pipeline. Datasets in a list stay as they are.
+    that begins a pipeline, of datasets in a list too.
 
     Args:
         cfg: Config that is to be the base of another.
@@ -94,12 +94,29 @@ def checked_loading(cfg: Config) -> dict[str, Any]:
     return {name: entry for name, entry in entries.items() if entry}
 
 
+def _changed(part: dict, changes: dict) -> dict:
+    """A part as it reads with its changes."""
+    whole = _unscoped(part)
+    for key, value in changes.items():
+        inner = isinstance(value, dict) and isinstance(part.get(key), dict)
+        whole[key] = _changed(part[key], value) if inner else value
+    return whole
+
+
 def _checked(part: Any, source: str) -> dict[str, Any]:
     if not isinstance(part, dict):
         return {}
     inner = _checked(part.get('dataset'), f'{source}.dataset')
     if inner:
         return dict(dataset=inner)
+    parts = part.get('datasets') or ()
+    changes = [
+        _checked(each, f'{source}.datasets[{place}]')
+        for place, each in enumerate(parts)
+    ]
+    if any(changes):
+        # A list of a base is taken or left as a whole.
+        return dict(datasets=list(map(_changed, parts, changes)))
     first = (part.get('pipeline') or [{}])[0]
     settings = {k: v for k, v in first.items() if k not in ('type', '_scope_')}
     loads = unscoped_type(first) == 'LoadImageFromFile'

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.model import BaseModel
 from mmpretrain.models.heads import DeiTClsHead, MultiLabelClsHead
 
-from .choose import by, choose_tokens, grid_notes
+from .choose import by, cell_of, choose_tokens, grid_notes
 from .images import input_size
 from .student import IMAGENET_CLASSES, student_changes
 from .trace import NetworkTrace, SizeError, TokenSource, trace_network
@@ -64,7 +64,7 @@ class Suggestion:
     @property
     def cell(self) -> int:
         """Height and width of a superpixel's starting cell, in tokens."""
-        return 2 if min(self.hw) >= 4 else 1
+        return cell_of(self.hw)
 
 
 def suggest(
@@ -216,22 +216,20 @@ def _no_kd(
                 f'{traces[side].outputs} tensors, none of which is its '
                 'prediction.'
             )
+        if head is not None and traces[side].num_classes is None:
+            return (
+                f"No loss_kd: the {side}'s {name} puts out no logits "
+                '(B, classes); heads of MMPretrain take the last item of what '
+                'the backbone returns, so it has to return a tuple, and what '
+                'the head reads in it.'
+            )
     theirs = traces['teacher'].num_classes
     if theirs is None:
         return (
             'No loss_kd: the teacher has no classification head, so there '
             'are no logits to learn from.'
         )
-    classes = traces['student'].num_classes
-    if classes is None:
-        head = getattr(built['student'], 'head', None)
-        if head is not None:
-            return (
-                f"No loss_kd: the student's {type(head).__name__} puts out no "
-                'logits (B, classes); heads of MMPretrain take the last item '
-                'of what the backbone returns, so it has to return a tuple.'
-            )
-        classes = IMAGENET_CLASSES
+    classes = traces['student'].num_classes or IMAGENET_CLASSES
     if classes != theirs:
         return (
             f'No loss_kd: the student has {classes} classes, the teacher '

@@ -12,6 +12,7 @@ from mmengine.model import BaseModel
 from mmpretrain.apis import ModelHub, list_models
 
 from ..engine.config_file import read_config
+from ..engine.run_config import unscoped_type
 from ..models.algorithms.teacher import build_teacher
 
 
@@ -55,10 +56,16 @@ def find_network(name: str) -> ZooNetwork:
     cfg = read_config(name)
     model = cfg.get('model') or {}
     if 'backbone' not in model:
+        cure = 'name the config of one network'
+        if unscoped_type(model) in ('TimmClassifier', 'HuggingFaceClassifier'):
+            cure = (
+                f'recorders of a {unscoped_type(model)} are written by hand, '
+                "such as source='model.norm' and source='model.head'"
+            )
         raise ValueError(
             f'{name!r} has no model.backbone'
             + (' but a student and a teacher' if 'teacher' in model else '')
-            + '; name the config of one network'
+            + f'; {cure}'
         )
     path = name if '::' in name else Path(name).resolve().as_posix()
     return ZooNetwork(name, path, cfg, cfg.get('load_from'))

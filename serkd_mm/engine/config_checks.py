@@ -23,14 +23,16 @@ def check_config(cfg: Config) -> None:
     Raises:
         TypeError: If a setting has another type than it must have.
         ValueError: If a key or the optimizer's type is misspelt, the
-            training has no proper length or no epoch to stop distilling at,
-            or a part of the validation or the test is missing.
+            training has no proper length, no epoch to stop distilling at, or
+            in iterations a schedule or checkpoints by epochs, or a part of
+            the validation or the test is missing.
     """
     check_keys(cfg)
     check_types(cfg)
     for split in ('val', 'test'):
         check_split(cfg, split)
     check_length(cfg)
+    check_iterations(cfg)
     check_stop_epoch(cfg)
     check_optimizer(cfg)
 
@@ -68,6 +70,43 @@ def check_length(cfg: Config) -> None:
                 )
 
 
+def check_iterations(cfg: Config) -> None:
+    """Refuse what waits for epochs in a training that has but one.
+
+    Args:
+        cfg: Config of the runner.
+
+    Raises:
+        ValueError: If a schedule would not move before the end, or no
+            checkpoint be written.
+    """
+    if not _counts_iterations(cfg):
+        return
+    for path, scheduler in _schedulers(cfg.get('param_scheduler')):
+        if scheduler.get('by_epoch', True) and not scheduler.get(
+            'convert_to_iter_based'
+        ):
+            raise ValueError(
+                f'{path} ({scheduler["type"]}) counts epochs, of which a '
+                'training in iterations has one, so it would not move; set '
+                f'{path}.by_epoch=False and its lengths in iterations'
+            )
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    if hook.get('by_epoch', True) and hook.get('interval', -1) > 0:
+        raise ValueError(
+            'default_hooks.checkpoint counts epochs, of which a training in '
+            'iterations has one, so nothing would be saved before its end; '
+            'set default_hooks.checkpoint.by_epoch=False and its interval in '
+            'iterations'
+        )
+
+
+def _counts_iterations(cfg: Config) -> bool:
+    length = cfg.get('train_cfg') or {}
+    by_iteration = unscoped_type(length) == 'IterBasedTrainLoop'
+    return by_iteration or length.get('by_epoch') is False
+
+
 def check_stop_epoch(cfg: Config) -> None:
     """Refuse to stop distilling at an epoch where there are none.
 
@@ -77,9 +116,7 @@ def check_stop_epoch(cfg: Config) -> None:
     Raises:
         ValueError: If MMRazor's hook would never be asked.
     """
-    length = cfg.get('train_cfg') or {}
-    by_iteration = unscoped_type(length) == 'IterBasedTrainLoop'
-    if not by_iteration and length.get('by_epoch') is not False:
+    if not _counts_iterations(cfg):
         return
     path = hook_path(cfg, 'StopDistillHook')
     if path is not None:

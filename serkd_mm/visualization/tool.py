@@ -187,7 +187,10 @@ def _find_images(names: Sequence[str]) -> list[Path]:
                 p for p in name.iterdir() if p.suffix.lower() in SUFFIXES
             )
             if not found:
-                raise FileNotFoundError(f'folder {name} holds no image')
+                raise FileNotFoundError(
+                    f'folder {name} holds no image of its own; name images, '
+                    'or the folders that they are in'
+                )
             paths += found
         elif name.is_file():
             paths.append(name)

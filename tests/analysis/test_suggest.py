@@ -127,12 +127,29 @@ def test_only_what_loads_as_the_checked_loading_does_is_replaced() -> None:
             dict(
                 train_dataloader=dict(dataset=dict(times=2, dataset=inner)),
                 val_dataloader=dict(dataset=pipeline(ignore_empty=True)),
-                test_dataloader=dict(dataset=dict(datasets=[inner])),
+                test_dataloader=dict(
+                    dataset=dict(
+                        datasets=[
+                            dict(type='RepeatDataset', times=2, dataset=inner),
+                            dict(type='Other'),
+                        ]
+                    )
+                ),
             )
         )
     )
 
+    listed = dict(
+        pipeline=[
+            dict(type='LoadCheckedImage', imdecode_backend='pillow'),
+            '*_base_.test_dataloader.dataset.datasets[0].dataset.pipeline[1:]',
+        ]
+    )
+    repeated = dict(type='RepeatDataset', times=2, dataset=listed)
     assert checked == dict(
+        test_dataloader=dict(
+            dataset=dict(datasets=[repeated, dict(type='Other')])
+        ),
         train_dataloader=dict(
             dataset=dict(
                 dataset=dict(
@@ -145,8 +162,25 @@ def test_only_what_loads_as_the_checked_loading_does_is_replaced() -> None:
                     ]
                 )
             )
-        )
+        ),
     )
+
+
+def test_a_list_of_datasets_loads_checked_images(tmp_path: Path) -> None:
+    base = read_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+    folder = dict(type='CustomDataset', data_root='a', pipeline=pipeline)
+    base.train_dataloader.dataset = dict(
+        _delete_=True, type='ConcatDataset', datasets=[folder, folder]
+    )
+    base.dump(tmp_path / 'student.py')
+    suggestion = suggest(RESNET, str(tmp_path / 'student.py'), size=(32, 32))
+
+    cfg = load(suggestion, tmp_path / 'pair.py')
+
+    expected = [dict(type='LoadCheckedImage'), dict(type='PackInputs')]
+    for part in cfg.train_dataloader.dataset.datasets:
+        assert part.to_dict() == dict(folder, pipeline=expected)
 
 
 def test_a_student_of_this_package_has_them_already() -> None:
@@ -429,6 +463,46 @@ def test_tokens_among_several_outputs_are_picked(tmp_path: Path) -> None:
         assert mappings[name].preds_T.data_idx == 2
         assert 'data_idx' not in mappings[name].preds_S
     assert 'data_idx' not in mappings.loss_kd.preds_T
+
+
+def test_a_head_that_puts_out_no_logits_is_no_missing_head(
+    tmp_path: Path,
+) -> None:
+    """As a ViT of timm behind MMPretrain's head for ViTs."""
+    pytest.importorskip('timm')
+    kind = 'VisionTransformerClsHead'
+    model = dict(
+        type='ImageClassifier',
+        backbone=dict(
+            type='TIMMBackbone',
+            model_name='vit_tiny_patch16_224',
+            img_size=32,
+            patch_size=8,
+        ),
+        head=dict(type=kind, num_classes=10, in_channels=192),
+    )
+    Config(dict(model=model)).dump(tmp_path / 'bad.py')
+    said = notes(suggest(str(tmp_path / 'bad.py'), CIFAR))
+    assert f"No loss_kd: the teacher's {kind} puts out no logits" in said
+
+
+def test_tokens_that_are_too_few_to_be_grouped_are_noted(
+    tmp_path: Path,
+) -> None:
+    assert 'Superpixels are single' not in notes(suggest(CIFAR, CIFAR))
+    student = tmp_path / 'without_data.py'
+    Config(dict(model=read_config(CIFAR_CONFIG).model)).dump(student)
+    said = notes(suggest(CIFAR, str(student), size=(3, 3)))
+    assert 'Superpixels are single tokens: 3x3 are too few' in said
+
+
+def test_recorders_of_a_network_of_timm_are_written_by_hand(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / 'timm.py'
+    path.write_text("model = dict(type='TimmClassifier', model_name='r')")
+    with pytest.raises(ValueError, match=r'TimmClassifier are .* by hand, su'):
+        suggest(RESNET, str(path))
 
 
 def test_a_network_that_does_not_build_says_where(tmp_path: Path) -> None:

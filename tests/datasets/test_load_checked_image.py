@@ -153,7 +153,11 @@ BROKEN = {
 
 if int(cv2.__version__.split('.')[0]) < 5:  # which decodes them
     gif = encode(as_mode('P'), 'GIF')
-    BROKEN['gif'] = (gif, {}, 'this GIF (mode P)')
+    BROKEN['gif'] = (
+        gif,
+        {},
+        "know the format (imdecode_backend='pillow' knows others, GIF too)",
+    )
 
 
 @pytest.mark.parametrize('fault', list(BROKEN))

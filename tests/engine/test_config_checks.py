@@ -80,6 +80,25 @@ def test_iterations_have_no_epoch_to_stop_at(
         check_config(Config({**cfg, 'train_cfg': dict(max_epochs=2, **kind)}))
 
 
+def test_iterations_move_no_schedule_and_save_nothing_by_epochs() -> None:
+    def iterations(**settings: Any) -> Config:
+        length = dict(by_epoch=False, max_iters=9, val_interval=3)
+        return Config(dict(train_cfg=length, **settings))
+
+    cosine = dict(type='CosineAnnealingLR', T_max=2)
+    with pytest.raises(ValueError, match=r'^param_scheduler.0 \(Cosine.*move'):
+        check_config(iterations(param_scheduler=[cosine]))
+    for settings in (dict(by_epoch=False), dict(convert_to_iter_based=True)):
+        check_config(iterations(param_scheduler=[dict(cosine, **settings)]))
+
+    checkpoint = dict(type='AtomicCheckpointHook', interval=2)
+    with pytest.raises(ValueError, match=r'^default_hooks.checkpoint counts'):
+        check_config(iterations(default_hooks=dict(checkpoint=checkpoint)))
+    for settings in (dict(by_epoch=False), dict(interval=-1)):
+        hooks = dict(checkpoint=dict(checkpoint, **settings))
+        check_config(iterations(default_hooks=hooks))
+
+
 @pytest.mark.parametrize(
     ('settings', 'error', 'message'),
     [

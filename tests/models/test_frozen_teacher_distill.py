@@ -1331,6 +1331,22 @@ def test_logits_of_other_classes_are_refused_when_built() -> None:
     build(teacher=teacher, distiller=distiller_config(losses=('loss_angle',)))
 
 
+def test_logits_of_a_teacher_of_timm_are_compared_as_those_of_a_head() -> None:
+    pytest.importorskip('timm')
+    distiller = distiller_config(losses=('loss_kd',))
+    logits = dict(type='ModuleOutputs', source='model.fc')
+    distiller['teacher_recorders'] = dict(logits=logits)
+    teacher = dict(type='mmpretrain.TimmClassifier', model_name='resnet10t')
+    settings = dict(distiller=distiller, input_size=32)
+
+    model = build(teacher=dict(teacher, num_classes=CLASSES), **settings)
+    assert 0 <= losses_of(model)['agreement'] <= 1
+
+    message = rf'loss_kd compares logits.*{CLASSES} classes.*{CLASSES + 1}'
+    with pytest.raises(ValueError, match=message):
+        build(teacher=dict(teacher, num_classes=CLASSES + 1), **settings)
+
+
 @pytest.mark.parametrize('package', ['', 'mmrazor.'])
 def test_logits_of_other_classes_are_embeddings_to_relations_of_images(
     package: str,

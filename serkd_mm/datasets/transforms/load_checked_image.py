@@ -134,10 +134,13 @@ class LoadCheckedImage(LoadImageFromFile):
         lost = [line for line in messages if _LOST.match(line)]
         if image is None or lost:
             said = ''.join(f' ({line})' for line in (lost or messages)[:1])
+            other = ''
+            if self.imdecode_backend != 'pillow':
+                other = " (imdecode_backend='pillow' knows others, GIF too)"
             raise _DecodeError(
                 f'{self.imdecode_backend} cannot decode this {kind} of '
                 f'{len(content)} bytes{said}; it is damaged or cut off, or '
-                'the backend does not know the format'
+                f'the backend does not know the format{other}'
             )
         for line in messages:
             print(f'{path}: {line}', file=sys.stderr)

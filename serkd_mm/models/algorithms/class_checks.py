@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mmpretrain.models.classifiers import (
+    HuggingFaceClassifier,
+    TimmClassifier,
+)
 from mmpretrain.models.heads import MultiLabelClsHead
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.losses import (
@@ -87,6 +91,9 @@ def check_loss(
 
 def class_count(network: nn.Module) -> int | None:
     """Classes that a network's head says it has."""
+    name = _foreign_classifier(network)
+    if name is not None:
+        return getattr(network.get_submodule(name), 'out_features', None)
     return getattr(getattr(network, 'head', None), 'num_classes', None)
 
 
@@ -176,6 +183,15 @@ def _has_many_labels(network: nn.Module) -> bool:
     return isinstance(getattr(network, 'head', None), MultiLabelClsHead)
 
 
+def _foreign_classifier(network: nn.Module) -> str | None:
+    """The linear layer in which a network of timm or HuggingFace ends."""
+    if not isinstance(network, (TimmClassifier, HuggingFaceClassifier)):
+        return None
+    modules = network.named_modules()
+    linear = [name for name, m in modules if isinstance(m, nn.Linear)]
+    return linear[-1] if linear else None
+
+
 def _is_logits(
     distiller: ConfigurableDistiller,
     record: dict,
@@ -195,7 +211,12 @@ def _is_logits(
     recorder = recorders.get(record['recorder'])
     # The recorder of inputs, embeddings here, derives from this one.
     outputs = type(recorder) is ModuleOutputsRecorder
-    if not outputs or not recorder.source.startswith('head'):
+    if not outputs:
+        return False
+    foreign = _foreign_classifier(network)
+    if foreign is not None:
+        return recorder.source == foreign
+    if not recorder.source.startswith('head'):
         return False
     # Heads can have other layers before the last one.
     widths = [

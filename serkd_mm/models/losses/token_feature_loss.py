@@ -65,9 +65,9 @@ class TokenFeatureLoss(nn.Module):
             raise ValueError(
                 'student and teacher must have the same number of images and '
                 f'tokens, got shapes {tuple(preds_S.shape)} and '
-                f'{tuple(preds_T.shape)}; choose recorders and connectors, or '
-                'img_size and patch_size of the backbones, that give both '
-                'sides the same token grid'
+                f'{tuple(preds_T.shape)}; choose recorders, or img_size and '
+                'patch_size of the backbones, that give both sides the same '
+                'token grid, or resize one with the connector TokenResizer'
             )
         # Half precision ends at 65504, tokens without final norm may not.
         with torch.autocast(preds_S.device.type, enabled=False):
