@@ -87,7 +87,8 @@ def trace_network(network: nn.Module, size: tuple[int, int]) -> NetworkTrace:
     """Run a network on two random images and note its tokens and logits.
 
     A grid's tokens are taken from the last module that the backbone itself
-    calls and whose output has that grid: a stage, a block, a final norm. A
+    calls and whose output has that grid: a stage, a block, a final norm; of a
+    backbone that is but another network, from those that this one calls. A
     stage that ends in another grid, or returns no tensor, is asked for its
     last block too; of several tensors each counts. Prefix tokens are the
     leading positions of the first sequence of a length that are the same in
@@ -233,6 +234,9 @@ def _token_sources(
     """The last source of every grid, in the order of the forward."""
     times = Counter((call.name, call.index) for call in calls)
     parts = {call.name for call in calls if call.caller == BACKBONE}
+    if len(parts) == 1:
+        # One that is a whole network, as of timm, has its own stages.
+        parts |= {call.name for call in calls if call.caller in parts}
     # A sequence of sequences is a list of stages.
     lists = {c.name for c in calls if c.sequential and c.name in parts}
     parts |= {c.name for c in calls if c.sequential and c.caller in lists}

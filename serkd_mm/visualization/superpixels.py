@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..models.connectors import SuperpixelTokenizer
@@ -138,6 +141,29 @@ def draw_superpixels(
 def superpixel_records(distiller: SeRKDDistiller) -> dict[str, dict]:
     """The first record of each side that becomes superpixels."""
     records: dict[str, dict] = {}
+    for side, record in _records_of_superpixels(distiller):
+        records.setdefault(side, record)
+    return records
+
+
+def warn_of_others(distiller: SeRKDDistiller) -> None:
+    """Say in the log whose superpixels are not those of the pictures."""
+    first = superpixel_records(distiller)
+    drawn = {record['connector'] for record in first.values()}
+    every = {r['connector'] for _, r in _records_of_superpixels(distiller)}
+    if every - drawn:
+        print_log(
+            f'Pictures show superpixels of {", ".join(sorted(drawn))}, not '
+            f'those of {", ".join(sorted(every - drawn))}',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def _records_of_superpixels(
+    distiller: SeRKDDistiller,
+) -> Iterator[tuple[str, dict]]:
+    """Sides and records that become superpixels, in the order of losses."""
     for mapping in distiller.loss_forward_mappings.values():
         for record in mapping.values():
             name = record.get('connector')
@@ -146,5 +172,4 @@ def superpixel_records(distiller: SeRKDDistiller) -> dict[str, dict]:
                 chain[-1], SuperpixelTokenizer
             ):
                 side = 'student' if record['from_student'] else 'teacher'
-                records.setdefault(side, record)
-    return records
+                yield side, record

@@ -35,6 +35,7 @@ from .sheet import (
     superpixels_of_images,
     takes_rgb,
 )
+from .superpixels import warn_of_others
 
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'}
 
@@ -80,6 +81,7 @@ def visualize(
     merge_options(cfg, cfg_options or {})
     require_model(cfg)
     model = load_algorithm(cfg, checkpoint)
+    warn_of_others(model.distiller)
     hw = (size[0], size[1]) if size else input_size(cfg)
     rgb = takes_rgb(model, [str(s['type']) for s in training_pipeline(cfg)])
     sheets, rows = {}, []

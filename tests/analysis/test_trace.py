@@ -193,6 +193,27 @@ def test_a_sequence_of_sequences_is_a_list_of_stages() -> None:
     ]
 
 
+@pytest.mark.parametrize('features_only', [True, False])
+def test_a_backbone_that_is_a_network_of_timm_has_its_stages(
+    features_only: bool,
+) -> None:
+    pytest.importorskip('timm')
+    backbone = dict(
+        type='TIMMBackbone',
+        model_name='resnet10t',
+        features_only=features_only,
+    )
+    found = trace(dict(type='ImageClassifier', backbone=backbone), (64, 64))
+    inside = 'backbone.timm_model.layer'
+    grids = {tokens.hw: tokens for tokens in found.tokens}
+    if features_only:  # in which stages are items of the output
+        assert grids[8, 8].index == 2
+        assert grids[4, 4].index == 3
+    else:
+        assert grids[8, 8].source == f'{inside}2'
+        assert grids[4, 4].source == f'{inside}3'
+
+
 def test_a_network_without_head_says_what_it_ends_in() -> None:
     found = trace(dict(vit_config(), head=None))
 

@@ -1,6 +1,7 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,10 +13,12 @@ from serkd_mm.visualization import (
     draw_superpixels,
     superpixel_assignments,
     superpixel_labels,
+    superpixels,
 )
 from serkd_mm.visualization.superpixels import (
     Assignment,
     superpixel_records,
+    warn_of_others,
 )
 
 from ..models.builders import batch, build, distiller_config, vit_config
@@ -104,7 +107,9 @@ def test_a_side_without_superpixels_is_left_out() -> None:
 # -- labels -----------------------------------------------------------------
 
 
-def test_of_several_superpixels_the_first_are_looked_at() -> None:
+def test_of_several_superpixels_the_first_are_looked_at(
+    logged: Callable,
+) -> None:
     tokenizer = torch.nn.Sequential(SuperpixelTokenizer())
     records = [
         dict(recorder='tokens', from_student=True, connector=connector)
@@ -117,6 +122,12 @@ def test_of_several_superpixels_the_first_are_looked_at() -> None:
         ),
     )
     assert superpixel_records(distiller) == dict(student=records[0])
+    said = logged(superpixels)
+    warn_of_others(distiller)
+    assert said == ['Pictures show superpixels of one, not those of other']
+    del distiller.loss_forward_mappings['loss_b']
+    warn_of_others(distiller)
+    assert len(said) == 1
 
 
 def test_a_pixel_belongs_to_its_strongest_superpixel() -> None:

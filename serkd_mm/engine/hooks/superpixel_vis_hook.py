@@ -22,7 +22,7 @@ from ...visualization.sheet import (
     superpixels_of_images,
     takes_rgb,
 )
-from ...visualization.superpixels import superpixel_records
+from ...visualization.superpixels import superpixel_records, warn_of_others
 from ..runner_parts import unwrapped_model
 
 
@@ -101,6 +101,7 @@ class SuperpixelVisHook(Hook):
                 'takes superpixels'
             )
             return
+        warn_of_others(model.distiller)
         self._rgb = takes_rgb(
             model, _pipeline(runner.train_dataloader.dataset)
         )
