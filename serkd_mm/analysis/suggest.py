@@ -87,10 +87,10 @@ def suggest(
         teacher=find_network(teacher), student=find_network(student)
     )
     own_data = _has_data(networks['student'])
-    size = _images(networks['student'], size, own_data)
+    size, told = _images(networks['student'], size, own_data)
     built = {side: _build(net, side) for side, net in networks.items()}
     traces = {
-        side: _trace(built[side], networks[side], side, size, own_data)
+        side: _trace(built[side], networks[side], side, size, told)
         for side in networks
     }
     tokens, hw = choose_tokens(traces['student'], traces['teacher'])
@@ -124,23 +124,23 @@ def suggest(
 
 def _images(
     student: ZooNetwork, size: tuple[int, int] | None, own_data: bool
-) -> tuple[int, int]:
-    """Size of the images that the pair will be trained on."""
+) -> tuple[tuple[int, int], bool]:
+    """Size of the images to train on, and whether a pipeline tells it."""
     if not own_data:
-        return size or IMAGENET_SIZE
+        return size or IMAGENET_SIZE, False
     try:
         own = input_size(student.cfg)
     except ValueError:
         if size is None:
             raise
-        return size
+        return size, False
     if size is not None and size != own:
         raise ValueError(
             f'the training pipeline of {student.name} puts out {by(own)} '
             f'pixels, not the {by(size)} of --size; leave --size out, or '
             'change the pipeline in a config of your own and name that'
         )
-    return own
+    return own, True
 
 
 def _has_data(network: ZooNetwork) -> bool:
@@ -169,13 +169,13 @@ def _trace(
     network: ZooNetwork,
     side: str,
     size: tuple[int, int],
-    own_data: bool,
+    told: bool,
 ) -> NetworkTrace:
     try:
         return trace_network(model, size)
     except SizeError as error:
         cure = 'give --size'
-        if own_data:
+        if told:
             cure = 'name a config whose training pipeline puts out another'
         hint = f'; its training images have this size: {cure}'
         if side == 'teacher':
@@ -220,8 +220,8 @@ def _no_kd(
             return (
                 f"No loss_kd: the {side}'s {name} puts out no logits "
                 '(B, classes); heads of MMPretrain take the last item of what '
-                'the backbone returns, so it has to return a tuple, and what '
-                'the head reads in it.'
+                'the backbone returns, so it has to return a tuple that ends '
+                'in what the head reads.'
             )
     theirs = traces['teacher'].num_classes
     if theirs is None:

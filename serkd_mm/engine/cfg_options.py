@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -58,15 +59,18 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If a key leads to no place in the config.
     """
+    trial = copy.deepcopy(cfg)
     for key, value in options.items():
         try:
-            cfg.merge_from_dict({key: value})
+            trial.merge_from_dict({key: value})
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(
                 f'option {key}={value!r} has no place in the config: a part '
                 'of its key is an item that a list lacks, or lies in '
                 'something that is neither a list nor a dict'
             ) from error
+    # Together, since some say how others are merged (_delete_).
+    cfg.merge_from_dict(dict(options))
 
 
 def _value(text: str) -> Any:

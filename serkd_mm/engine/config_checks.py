@@ -92,7 +92,9 @@ def check_iterations(cfg: Config) -> None:
                 f'{path}.by_epoch=False and its lengths in iterations'
             )
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    if hook.get('by_epoch', True) and hook.get('interval', -1) > 0:
+    interval = hook.get('interval', -1)
+    saves = isinstance(interval, int) and interval > 0
+    if saves and hook.get('by_epoch', True):
         raise ValueError(
             'default_hooks.checkpoint counts epochs, of which a training in '
             'iterations has one, so nothing would be saved before its end; '

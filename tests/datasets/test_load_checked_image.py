@@ -156,7 +156,7 @@ if int(cv2.__version__.split('.')[0]) < 5:  # which decodes them
     BROKEN['gif'] = (
         gif,
         {},
-        "know the format (imdecode_backend='pillow' knows others, GIF too)",
+        "does not know the format, as imdecode_backend='pillow' does",
     )
 
 

@@ -77,6 +77,12 @@ def test_an_option_without_a_place_is_named(key: str) -> None:
         merge_options(cfg, {key: 3})
 
 
+def test_an_option_may_say_how_the_one_before_it_is_merged() -> None:
+    cfg = Config(dict(head=dict(type='A', depth=3)))
+    merge_options(cfg, {'head.type': 'B', 'head._delete_': True})
+    assert cfg.head == dict(type='B')
+
+
 def test_options_of_lists_and_new_keys_have_their_place() -> None:
     cfg = Config(dict(schedules=[dict(end=1), dict(end=2)]))
     merge_options(cfg, {'schedules.1.end': 3, 'new.key': 4})

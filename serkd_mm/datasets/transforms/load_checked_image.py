@@ -135,8 +135,8 @@ class LoadCheckedImage(LoadImageFromFile):
         if image is None or lost:
             said = ''.join(f' ({line})' for line in (lost or messages)[:1])
             other = ''
-            if self.imdecode_backend != 'pillow':
-                other = " (imdecode_backend='pillow' knows others, GIF too)"
+            if kind.startswith('GIF'):
+                other = ", as imdecode_backend='pillow' does"
             raise _DecodeError(
                 f'{self.imdecode_backend} cannot decode this {kind} of '
                 f'{len(content)} bytes{said}; it is damaged or cut off, or '
