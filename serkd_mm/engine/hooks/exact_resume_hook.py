@@ -53,9 +53,9 @@ class ExactResumeHook(Hook):
       old one and, after a change of ``max_epochs``, leave the learning rate
       where that ended. A schedule that does not fit the new length is an
       error. Without one the rates follow the config where it has others.
-    - *Early stopping* counts on where MMEngine's hook stood. From a best
-      checkpoint, which is written before that hook has seen its score, it
-      counts on from the validation before.
+    - *Early stopping* counts on where MMEngine's hook stood. A checkpoint
+      beside a new best one is written before that hook has seen the score,
+      which is counted when training goes on.
     - *Accumulated gradients* of ``accumulative_counts``, in one process.
     - *Logs.* Checkpoints keep as much of the log history as the log shows,
       an epoch at least, and do not grow with the run.
@@ -75,6 +75,7 @@ class ExactResumeHook(Hook):
         self._start = 0
         self._gradients: dict[str, Tensor] = {}
         self._rates: list[float] | None = None
+        self._uncounted = False
 
     def before_run(self, runner: Runner) -> None:
         """Take over the random numbers of the data loader."""
@@ -120,10 +121,18 @@ class ExactResumeHook(Hook):
             _early_stopping(runner), meta.get(_STOPPING, ())
         ):
             vars(hook).update(seen)
+            # Written with a best score, before the hook's turn.
+            self._uncounted = meta.get('validated') is True
         self._gradients = checkpoint.pop(_GRADIENTS, {})
 
     def before_train(self, runner: Runner) -> None:
-        """Restore the gradients of an unfinished accumulation."""
+        """Restore the gradients of an unfinished accumulation.
+
+        Early stopping counts the validation that wrote the checkpoint.
+        """
+        if self._uncounted:
+            _count_last_scores(runner)
+            self._uncounted = False
         if self._rates is None:
             self._rates = _configured_rates(runner)
         for name, parameter in unwrapped_model(runner).named_parameters():
@@ -213,6 +222,17 @@ class _Counted(Iterator):
 
 def _early_stopping(runner: Runner) -> list[EarlyStoppingHook]:
     return [h for h in runner.hooks if isinstance(h, EarlyStoppingHook)]
+
+
+def _count_last_scores(runner: Runner) -> None:
+    """Let early stopping see the scores of the last validation."""
+    scores = runner.message_hub.log_scalars
+    for hook in _early_stopping(runner):
+        name = f'val/{hook.monitor}'
+        if name in scores:
+            hook.after_val_epoch(
+                runner, {hook.monitor: scores[name].current()}
+            )
 
 
 def _configured_rates(runner: Runner) -> list[float] | None:

@@ -694,6 +694,44 @@ def test_early_stopping_counts_on(tmp_path: Path) -> None:
     assert part.epoch == 5
 
 
+def test_a_run_that_early_stopping_has_ended_stays_ended(
+    tmp_path: Path,
+) -> None:
+    """Where its last score is the best, but not by enough."""
+    scores = [50, 60, 61, 62, 63]
+    settings = dict(
+        hooks=dict(
+            resume=dict(type='ExactResumeHook'),
+            checkpoint=dict(
+                type='AtomicCheckpointHook', save_best='score', rule='greater'
+            ),
+            stop=dict(
+                type='EarlyStoppingHook',
+                monitor='score',
+                rule='greater',
+                min_delta=5,
+                patience=1,
+            ),
+        ),
+    )
+    longer = dict(by_epoch=True, max_epochs=5, val_interval=1)
+    whole = build_runner(
+        tmp_path, **settings, **{**validation(*scores), 'train_cfg': longer}
+    )
+    whole.train()
+    assert whole.epoch == 3
+
+    again = build_runner(
+        tmp_path,
+        resume=True,
+        **settings,
+        **{**validation(*scores[3:]), 'train_cfg': longer},
+    )
+    again.train()
+
+    assert again.epoch == 3
+
+
 def test_a_checkpoint_of_mmengine_alone_is_resumed_with_a_word(
     tmp_path: Path,
 ) -> None:
