@@ -60,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         default=[],
         metavar='OUT',
-        help='further folders of runs, as of other machines',
+        help='further folders of runs, as of other machines (default: none)',
     )
     _add_run_options(commands.choices['run'])
     return parser
