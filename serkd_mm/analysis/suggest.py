@@ -176,13 +176,16 @@ def _trace(
     except SizeError as error:
         cure = 'give --size'
         if told:
-            cure = 'name a config whose training pipeline puts out another'
+            cure = (
+                'name a config of the student whose training pipeline puts '
+                'out another'
+            )
         hint = f'; its training images have this size: {cure}'
         if side == 'teacher':
             hint = (
                 f"; the {by(size)} pixels are the student's, whose batch the "
                 'teacher sees: choose networks of one input size, or '
-                f'{cure.replace("a config", "a config of the student")}'
+                f'{cure}'
             )
         raise ValueError(f'{side} {network.name}: {error}{hint}') from error
     except ValueError as error:

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
 
+from ..functional.checks import check_number
 from ..near_names import did_you_mean
 from .config_keys import check_keys, check_split, check_types
 from .run_config import unscoped_type
@@ -173,10 +174,8 @@ def check_optimizer(cfg: Config) -> None:
                 f'{did_you_mean(kind.lower(), known)}'
             )
     for name in ('lr', 'weight_decay', 'momentum', 'eps'):
-        value = settings.get(name)
-        number = isinstance(value, (int, float, type(None)))
-        if isinstance(value, bool) or not number:
-            raise TypeError(f'{key}.{name} must be a number, got {value!r}')
+        if settings.get(name) is not None:
+            check_number(f'{key}.{name}', settings[name])
 
 
 def _schedulers(part: Any, path: str = 'param_scheduler') -> Iterator[tuple]:

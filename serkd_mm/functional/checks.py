@@ -47,6 +47,16 @@ def check_floating(name: str, tensor: Tensor) -> None:
         raise TypeError(f'{name} must be floating point, got {tensor.dtype}')
 
 
+def check_logits(student: Tensor, teacher: Tensor) -> None:
+    """Refuse logits that are no floating point tensors.
+
+    Raises:
+        TypeError: If a side is something else.
+    """
+    for name, logits in (('student', student), ('teacher', teacher)):
+        check_floating(f'{name} logits', logits)
+
+
 def check_number(name: str, value: float) -> None:
     """Refuse what is no number.
 

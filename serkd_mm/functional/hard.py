@@ -6,7 +6,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_floating
+from .checks import check_logits
 from .scale import at_least_float32
 
 
@@ -36,8 +36,7 @@ def hard_distill_loss(student: Tensor, teacher: Tensor) -> Tensor:
         >>> print(f'{float(hard_distill_loss(logits, logits)):.4f}')
         0.6931
     """
-    for name, logits in (('student', student), ('teacher', teacher)):
-        check_floating(f'{name} logits', logits)
+    check_logits(student, teacher)
     if student.dim() != 2 or student.shape != teacher.shape:
         raise ValueError(
             'student and teacher logits must both be (B, classes), got shapes '

@@ -12,7 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_floating, check_share, check_tau, check_tokens
+from .checks import (
+    check_floating,
+    check_logits,
+    check_share,
+    check_tau,
+    check_tokens,
+)
 from .hard import hard_distill_loss
 from .scale import at_least_float32
 
@@ -151,8 +157,7 @@ def spatial_distill_loss(
         )
     check_share('alpha', alpha)
     check_tau(tau)
-    for name, logits in (('student', student), ('teacher', teacher)):
-        check_floating(f'{name} logits', logits)
+    check_logits(student, teacher)
     if student.dim() != 3 or student.shape != teacher.shape:
         raise ValueError(
             'student and teacher logits must both be (B, N, classes), got '

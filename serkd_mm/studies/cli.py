@@ -46,25 +46,31 @@ def main(root: Path, arguments: Sequence[str] | None = None) -> None:
         study = load_study(_find(root, args.study))
         study = study.with_options(getattr(args, 'cfg_options', None) or {})
         out = args.out.resolve() / study.name
+        if args.command == 'table':
+            runs = _gathered(args, study, out)
+            commands = commands_of(study, runs, named=args.study)
+            print(_table(args, study, out, runs, commands))
+            return
         runs = runs_of(study, out, args.only, args.seeds)
         if args.command == 'list':
             _show(_listing(study, runs, root, args.study))
-        elif args.command == 'run':
-            _run(parser, args, study, out, runs, root)
         else:
-            only = args.only
-            if only and study.baseline not in (None, *only):
-                # What the others are compared with.
-                only = [*only, study.baseline]
-            others = [also.resolve() / study.name for also in args.also]
-            for other in others:
-                if not other.is_dir():
-                    raise FileNotFoundError(f'--also: {other} does not exist')
-            runs = gather_runs(study, [out, *others], only, args.seeds)
-            commands = commands_of(study, runs, named=args.study)
-            print(_table(args, study, out, runs, commands))
+            _run(parser, args, study, out, runs, root)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f'error: {error}\n')
+
+
+def _gathered(args: argparse.Namespace, study: Study, out: Path) -> list[Run]:
+    """Runs of a table, from all folders that were named."""
+    only = args.only
+    if only and study.baseline not in (None, *only):
+        # What the others are compared with.
+        only = [*only, study.baseline]
+    others = [also.resolve() / study.name for also in args.also]
+    for other in others:
+        if not other.is_dir():
+            raise FileNotFoundError(f'--also: {other} does not exist')
+    return gather_runs(study, [out, *others], only, args.seeds)
 
 
 def _show(text: str) -> None:

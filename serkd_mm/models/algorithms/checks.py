@@ -13,6 +13,7 @@ from mmpretrain.models.classifiers import ImageClassifier
 from mmrazor.registry import MODELS
 from torch import nn
 
+from ...functional.checks import check_number
 from ..heads import DeiTDistillHead
 from ..heads.check_head import check_head
 from .class_checks import check_classes
@@ -182,10 +183,7 @@ def check_weights(algorithm: FrozenTeacherDistill) -> None:
             distils = name.startswith('distiller.')
             if value is None or (setting == 'tau' and not distils):
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(
-                    f'{name}.{setting} must be a number, got {value!r}'
-                )
+            check_number(f'{name}.{setting}', value)
             positive = value > 0 or (value == 0 and setting != 'tau')
             if not (positive and math.isfinite(value)):
                 wanted = '> 0' if setting == 'tau' else '>= 0'
