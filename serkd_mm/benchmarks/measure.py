@@ -10,6 +10,7 @@ import math
 import multiprocessing
 import os
 import resource
+import statistics
 import sys
 import time
 import warnings
@@ -27,6 +28,8 @@ Run = Callable[[], object]
 Prepare = Callable[..., Run]
 
 MIB = 2**20
+# Processes that a peak of memory is the median of.
+PROCESSES = 3
 # Imported once, before any computation, by the process that the memory
 # measurements are forked from.
 _PRELOAD = [
@@ -72,10 +75,13 @@ class Memory:
     Attributes:
         total: Above what the process held before anything was prepared.
         extra: Above what it held once the inputs were there.
+        spread: Largest less smallest total of the processes that it is the
+            median of.
     """
 
     total: float
     extra: float
+    spread: float = 0.0
 
 
 def interleaved(
@@ -194,9 +200,9 @@ def peak_memory(
 ) -> Memory:
     """Peak memory of ``prepare(**arguments)()``.
 
-    On a CPU from the largest resident set of a process of its own, which is
-    forked from one that has imported the package and computed nothing; on
-    CUDA from the allocator of this process.
+    On a CPU from the largest resident set of processes of its own, which are
+    forked from one that has imported the package and computed nothing, the
+    median of them; on CUDA from the allocator of this process.
 
     Args:
         prepare: Module-level function that makes the inputs and returns what
@@ -209,6 +215,22 @@ def peak_memory(
     warm = {**arguments, **warm}
     if options.device == 'cuda':
         return _cuda_memory(prepare, arguments, warm)
+    found = [
+        _in_process(prepare, arguments, options, warm)
+        for _ in range(1 if options.quick else PROCESSES)
+    ]
+    totals, extras = zip(*found)
+    return Memory(
+        statistics.median(totals),
+        statistics.median(extras),
+        max(totals) - min(totals),
+    )
+
+
+def _in_process(
+    prepare: Prepare, arguments: dict, options: Options, warm: dict
+) -> tuple[float, float]:
+    """Total and extra peak of one process."""
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(_PRELOAD)
     receiver, sender = context.Pipe(duplex=False)
@@ -219,7 +241,7 @@ def peak_memory(
     child.start()
     sender.close()
     try:
-        return Memory(*receiver.recv())
+        return receiver.recv()
     except EOFError:
         raise RuntimeError(
             f'the process that measured {prepare.__name__}({arguments}) died; '

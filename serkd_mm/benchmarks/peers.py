@@ -27,7 +27,9 @@ from .libraries import CONFIG, HOST, OURS
 from .measure import Options, Run
 from .report import Report, Table, bars
 
-VARIANTS = (HOST, OURS)
+# MMRazor's classes with the losses of this package.
+MIXED = f'{HOST}, these losses'
+VARIANTS = (HOST, MIXED, OURS)
 ROUNDS = 15
 
 
@@ -38,7 +40,8 @@ def run(options: Options) -> Report:
     batch = step.batch_size(options)
     memory = step.memory_of_steps(prepare, VARIANTS, common, options)
     built = {variant: build(variant, **common) for variant in VARIANTS}
-    networks.share_weights(built[OURS][0], built[HOST][0])
+    for variant in (HOST, MIXED):
+        networks.share_weights(built[OURS][0], built[variant][0])
     deviations = _deviations(built, batch)
     steps = {
         variant: networks.algorithm_step(model, cfg, options.device)
@@ -60,7 +63,8 @@ def run(options: Options) -> Report:
     report.notes += [
         f'SeRKD: {HOST} is SingleTeacherDistill and ConfigurableDistiller '
         'with losses from difference tensors, connectors called for every '
-        f'loss; {OURS} is FrozenTeacherDistill and SeRKDDistiller. Networks, '
+        f'loss; {MIXED} has the relation losses of this package in their '
+        f'place; {OURS} is FrozenTeacherDistill and SeRKDDistiller. Networks, '
         'data, connectors, feature and KD loss are the same.',
         f'Ratio of SeRKD steps: time over {HOST} in the same round, median '
         'and quartiles.',
@@ -92,8 +96,9 @@ def _draw(report: Report, figure: Any) -> None:
 def build(variant: str, device: str, quick: bool) -> tuple[Algorithm, Any]:
     """The algorithm of a variant and its config."""
     cfg = networks.load_config(CONFIG, quick)
-    if variant == HOST:
+    if variant != OURS:
         networks.through_host(cfg.model)
+    if variant == HOST:
         losses = cfg.model.distiller.distill_losses
         losses.loss_distance.type = 'StraightforwardDistanceLoss'
         losses.loss_angle.type = 'StraightforwardAngleLoss'

@@ -1,5 +1,5 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
-"""Relation losses against their difference-tensor forms."""
+"""Relation losses against the forms that others write."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from . import straightforward
 from .ceilings import against_ceilings
 from .growth import add_growth
 from .measure import (
+    PROCESSES,
     Options,
     Run,
     available_memory,
@@ -29,7 +30,7 @@ from .report import NO_CUDA, Goal, Report, Table
 Shape = tuple[int, int, int, int]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-BASELINE = 'straightforward'
+BASELINE, PRODUCTS = 'straightforward', 'products'
 SHAPES = [(128, 49, 192, 768), (128, 49, 384, 768), (8, 196, 192, 768)]
 LARGE = (128, 196, 192, 768)
 QUICK = [(2, 9, 8, 16), (2, 16, 8, 16), (1, 25, 8, 16)]
@@ -66,15 +67,17 @@ def run(options: Options) -> Report:
         f'calls as last {options.shortest:g} ms, all variants once a round. '
         'Ratio: median and quartiles of the ratio to straightforward in the '
         'same round.',
-        'straightforward: normalised differences (B, K, K, C) and bmm, as '
-        "the authors of relational knowledge distillation write it; 'images "
-        "at once' says whether memory forced a loop over parts of the batch.",
+        'straightforward: differences (B, K, K, C), for angles normalised and '
+        'multiplied as the authors of relational knowledge distillation write '
+        'it. products: distances as they write them, |a|^2 + |b|^2 - 2 ab, '
+        "per image in one batched product. 'images at once' says whether "
+        'memory forced a loop over parts of the batch.',
         'Ceilings: float32 matrix product in full precision, one instruction '
         'per multiply-add; in-place addition within the caches; copy beyond '
         'them. The least time is the largest of the three. On CUDA the sums '
         'are timed as a graph, without launches.',
         'Extra memory is the peak above the two token tensors, the gradient '
-        'included.',
+        f'included; on a CPU the median of {PROCESSES} processes.',
     ]
     return report
 
@@ -86,7 +89,8 @@ def prepare(
 
     Args:
         loss: ``'angle_loss'`` or ``'distance_loss'``.
-        variant: Straightforward, or what ``impl`` takes.
+        variant: Straightforward, from products (distances alone), or what
+            ``impl`` takes.
         shape: ``(B, K, Cs, Ct)``.
         device: Where to.
         images: How many images at once.
@@ -108,12 +112,16 @@ def select(loss: str, variant: str) -> Loss:
     """The function of a variant."""
     if variant == BASELINE:
         return getattr(straightforward, loss)
+    if variant == PRODUCTS:
+        return partial(straightforward.distance_loss, products=True)
     return partial(getattr(relation, loss), impl=variant)
 
 
-def variants(options: Options) -> list[str]:
+def variants(options: Options, loss: str = 'angle_loss') -> list[str]:
     """Baseline first."""
     found = [BASELINE, 'reference', 'chunked']
+    if loss == 'distance_loss':
+        found.insert(1, PRODUCTS)
     return [*found, 'triton'] if fastest(options) == 'triton' else found
 
 
@@ -165,7 +173,7 @@ def _compare(report: Report, loss: str, shapes: list[Shape]) -> dict:
     """Add the table of a loss; returns the rows by shape and variant."""
     options, rows, found = report.options, [], {}
     for shape in shapes:
-        names = variants(options)
+        names = variants(options, loss)
         arguments = {n: _arguments(loss, n, shape, options) for n in names}
         runs = {name: prepare(**arguments[name]) for name in names}
         repeats = options.rounds(ROUNDS)
@@ -271,7 +279,7 @@ def _errors(options: Options) -> Table:
     for loss in ('angle_loss', 'distance_loss'):
         exact = [t.double() for t in tokens]
         value, grad = evaluate(select(loss, BASELINE), exact)
-        for name in variants(options):
+        for name in variants(options, loss):
             found, slope = evaluate(select(loss, name), tokens)
             rows.append({
                 'loss': loss,

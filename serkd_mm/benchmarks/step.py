@@ -12,6 +12,7 @@ import torch
 
 from . import networks
 from .measure import (
+    PROCESSES,
     Memory,
     Options,
     Prepare,
@@ -63,7 +64,9 @@ def describe(options: Options) -> list[str]:
         'clipping and AdamW are inside. In a round all variants get the same '
         'images and random numbers.',
         'Peak memory: above the imported package, both networks and the '
-        'optimizer included; extra: above both networks, two steps.',
+        'optimizer included; extra: above both networks, two steps. On a '
+        f'CPU the median of {PROCESSES} processes; range is their largest '
+        'less their smallest peak.',
     ]
 
 
@@ -159,7 +162,15 @@ def step_row(
         'variant': variant,
         'images/s': 1e3 * batch / quartiles(times[variant])['median'],
         **timing_cells(times, variant, variant, under),
+        **memory_cells(memory),
+    }
+
+
+def memory_cells(memory: Memory) -> dict[str, float]:
+    """Cells of a table."""
+    return {
         'peak MiB': memory.total,
+        'peak range': memory.spread,
         'extra MiB': memory.extra,
     }
 
@@ -195,13 +206,14 @@ def _compare(report: Report, student: str) -> list[dict[str, Any]]:
     times = time_steps(steps, built[FULL][1], options, ROUNDS)
     report.data[f'{student} ms'] = times
     for variant in VARIANTS:
-        rows.append({
-            'student': student,
-            'variant': variant,
-            **timing_cells(times, variant, variant, PLAIN),
-            'peak MiB': memory[variant].total,
-            'extra MiB': memory[variant].extra,
-        })  # fmt: skip
+        rows.append(
+            {
+                'student': student,
+                'variant': variant,
+                **timing_cells(times, variant, variant, PLAIN),
+                **memory_cells(memory[variant]),
+            }
+        )
     if options.device == 'cuda':
         torch.cuda.empty_cache()
     return rows

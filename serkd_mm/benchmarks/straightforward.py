@@ -1,9 +1,10 @@
 # Copyright (c) The serkd_mm authors. All rights reserved.
 """The forms that the package's functions are compared with.
 
-Written as their authors write them: relations from difference tensors
-(relational knowledge distillation), superpixels from unfolded 3x3
-neighbourhoods with zero padding (super token sampling).
+Angles as the authors of relational knowledge distillation write them, from
+difference tensors; distances so too, and as those authors write them, from
+products; superpixels from unfolded 3x3 neighbourhoods with zero padding (super
+token sampling).
 """
 
 from __future__ import annotations
@@ -26,14 +27,30 @@ def angle_relation(tokens: Tensor) -> Tensor:
     return torch.bmm(direction, direction.transpose(1, 2))
 
 
-def distance_relation(tokens: Tensor) -> Tensor:
-    """Distances ``(B, K, K)`` over their mean, from differences."""
-    difference = tokens.unsqueeze(1) - tokens.unsqueeze(2)
-    squared = difference.square().sum(-1)
+def distance_relation(tokens: Tensor, products: bool = False) -> Tensor:
+    """Distances ``(B, K, K)`` over their mean, from differences or products.
+
+    What products leave of small distances depends on how far the tokens are
+    from the origin.
+    """
+    if products:
+        squared = _squared_by_products(tokens)
+    else:
+        difference = tokens.unsqueeze(1) - tokens.unsqueeze(2)
+        squared = difference.square().sum(-1)
     apart = squared > 0
     distance = torch.where(apart, squared, 1.0).sqrt() * apart
     count = apart.sum((1, 2), keepdim=True)
     return distance / (distance.sum((1, 2), keepdim=True) / count)
+
+
+def _squared_by_products(tokens: Tensor) -> Tensor:
+    """Squared distances from the Gram matrix, 0 between a token and itself."""
+    norms = tokens.square().sum(-1)
+    gram = tokens @ tokens.transpose(1, 2)
+    squared = norms.unsqueeze(1) + norms.unsqueeze(2) - 2 * gram
+    itself = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
+    return squared.clamp(min=1e-12).masked_fill(itself, 0.0)
 
 
 def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -43,11 +60,16 @@ def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return F.smooth_l1_loss(angle_relation(student), target)
 
 
-def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Distance loss (Eq. 10) per image; memory O(B K^2 C)."""
+def distance_loss(
+    student: Tensor, teacher: Tensor, *, products: bool = False
+) -> Tensor:
+    """Distance loss (Eq. 10) per image.
+
+    Memory O(B K^2 C), or O(B K (C + K)) from products.
+    """
     with torch.no_grad():
-        target = distance_relation(teacher)
-    return F.smooth_l1_loss(distance_relation(student), target)
+        target = distance_relation(teacher, products)
+    return F.smooth_l1_loss(distance_relation(student, products), target)
 
 
 def superpixel_tokens(

@@ -11,6 +11,7 @@ import torch
 from ..functional import superpixel
 from . import straightforward
 from .measure import (
+    PROCESSES,
     Options,
     Run,
     interleaved,
@@ -54,7 +55,8 @@ def run(options: Options) -> Report:
         "gradient through Q: 'yes' is the default of superpixel_tokens, "
         "'no' the public behaviour of super token sampling.",
         'Extra memory is the peak above the tokens and the gradient that '
-        'comes from above, the gradient of the tokens included.',
+        'comes from above, the gradient of the tokens included; on a CPU the '
+        f'median of {PROCESSES} processes.',
     ]
     report.draw = partial(_draw, rows)
     return report
