@@ -156,8 +156,9 @@ def read_run(folder: Path) -> RunLog:
         _count_anew(run, new.epoch_length, first)
         # Validation counts epochs; those that ended before the start stay.
         validated = new.validated[0][0] if new.validated else first
+        begun = first / (run.per_epoch() or 1.0)
         _cut(run.train, first)
-        _cut(run.val, min(first / (run.per_epoch() or 1.0), validated))
+        _cut(run.val, min(begun, validated))
         for kept, added in ((run.train, new.train), (run.val, new.val)):
             for name, series in added.items():
                 kept.setdefault(name, []).extend(series)
@@ -190,7 +191,11 @@ def starts(folder: Path, file: str = SCALARS) -> list[Path]:
 
 def _record(start: Path) -> dict[str, Any]:
     path = start / RUN_RECORD
-    return json.loads(path.read_text()) if path.is_file() else {}
+    with contextlib.suppress(
+        ValueError
+    ):  # damaged, as lines of scalars can be
+        return json.loads(path.read_text()) if path.is_file() else {}
+    return {}
 
 
 def _read_start(start: Path, before: Series) -> tuple[RunLog, float]:

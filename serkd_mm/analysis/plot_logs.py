@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..engine.hooks.teacher_check_hook import TEACHER_TOP1
+from ..markdown import as_cell
 from ..number_text import number_text
 from .logs import RunLog
 
@@ -115,5 +116,5 @@ def _cell(value: float | str | None) -> str:
     if value is None:
         return '-'
     if isinstance(value, str):
-        return value.replace('|', r'\|')
+        return as_cell(value)
     return number_text(value)

@@ -281,6 +281,8 @@ def _tokens_of(call: _Call, size: tuple[int, int]) -> TokenSource | None:
         return None
     if hw is None or hw[0] * hw[1] < 2 or not is_grid_of(hw, size):
         return None
+    if channels < 2:  # pooled channels, each in the place of a token
+        return None
     return TokenSource(
         call.name,
         hw,

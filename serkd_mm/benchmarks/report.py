@@ -21,6 +21,7 @@ from matplotlib.ticker import (
     NullFormatter,
 )
 
+from ..markdown import as_cell
 from .measure import Options
 
 
@@ -80,7 +81,7 @@ class Table:
     def markdown(self) -> str:
         """The table as Markdown."""
         columns = list(self.rows[0])
-        lines = [columns, ['---'] * len(columns)]
+        lines = [[*map(as_cell, columns)], ['---'] * len(columns)]
         lines += [
             [_cell(row.get(c, '')) for c in columns] for row in self.rows
         ]
@@ -247,4 +248,6 @@ def plain_log(
 def _cell(value: Any) -> str:
     if value is None:
         return '-'
-    return f'{value:.4g}' if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f'{value:.4g}'
+    return as_cell(str(value))

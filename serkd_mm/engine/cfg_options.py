@@ -38,7 +38,7 @@ class CfgOptions(DictAction):
             if not equals or not key.strip():
                 parser.error(f'{option_string} takes key=value, got {pair!r}')
             try:
-                options[key] = _value(text)
+                options[key] = read_value(text)
             except (ValueError, RecursionError):
                 parser.error(
                     f'{option_string} cannot read {pair!r}: a value is a '
@@ -73,7 +73,7 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
     cfg.merge_from_dict(dict(options))
 
 
-def _value(text: str) -> Any:
+def read_value(text: str) -> Any:
     """A number, a text, or a list or tuple of them.
 
     Raises:
@@ -89,9 +89,9 @@ def _value(text: str) -> Any:
         parts = _between_commas(text)
         if _is_enclosed(text):
             inner = _between_commas(text[1:-1])
-            return _KINDS[text[0] + text[-1]](map(_value, inner))
+            return _KINDS[text[0] + text[-1]](map(read_value, inner))
         if parts != [text]:
-            return [_value(part) for part in parts]
+            return [read_value(part) for part in parts]
     return DictAction._parse_int_float_bool(text)
 
 

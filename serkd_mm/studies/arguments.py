@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ..engine.cfg_options import CfgOptions
+from ..engine.cfg_options import CfgOptions, read_value
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -129,5 +129,26 @@ def train_switches(args: argparse.Namespace) -> list[str]:
 
 
 def as_cfg_options(options: dict[str, Any]) -> list[str]:
-    """Config keys and values as ``--cfg-options`` takes them."""
-    return [f'{key}={value}' for key, value in options.items()]
+    """Config keys and values as ``--cfg-options`` takes them.
+
+    Example:
+        >>> as_cfg_options({'a.b': [1, 'x'], 'c': 'x,y', 'd': '12', 'e': 'x'})
+        ["a.b=[1, 'x']", 'c="x,y"', 'd="12"', 'e=x']
+    """
+    return [f'{key}={_as_text(value)}' for key, value in options.items()]
+
+
+def _as_text(value: Any) -> str:
+    """A value as it is read again; in quotes where that needs them."""
+    text = str(value)
+    if not isinstance(value, str) or _reads_as(text, value):
+        return text
+    quote = "'" if '"' in text else '"'
+    return f'{quote}{text}{quote}'
+
+
+def _reads_as(text: str, value: str) -> bool:
+    try:
+        return read_value(text) == value
+    except ValueError:  # taken for a list that is not closed, or a dict
+        return False

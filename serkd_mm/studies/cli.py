@@ -21,7 +21,7 @@ from .arguments import (
     make_parser,
     train_switches,
 )
-from .process import Launcher
+from .process import Launcher, visible_gpus
 from .report import write_report
 from .runs import FINISHED, Run, gather_runs, runs_of
 from .study import Study, find_studies, load_study
@@ -139,11 +139,17 @@ def _jobs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     numbers = (args.jobs, args.threads, args.gpus)
     if any(number is not None and number < 1 for number in numbers):
         parser.error('--jobs, --threads and --gpus must be at least 1')
+    visible = visible_gpus()
+    if args.gpus and 0 < len(visible) < args.gpus:
+        parser.error(
+            f'--gpus {args.gpus} is more than CUDA may use here: GPU '
+            f'{", ".join(visible)}'
+        )
     each = args.threads * (args.gpus or 1)
     jobs = args.jobs
     if jobs is None:
         jobs = 1 if torch.cuda.is_available() else max(cores // each, 1)
-    if args.jobs and jobs * each > cores:
+    if (args.jobs or args.threads > cores) and jobs * each > cores:
         parser.error(
             f'{jobs} jobs of {each} threads are more than the {cores} cores; '
             'lower --jobs, --threads or --gpus'

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
@@ -137,9 +138,15 @@ def slot_environment(
     return found
 
 
+# What hides GPUs in a list of them.
+_NONE = ('', '-1')
+
+
 def visible_gpus() -> list[str]:
     """Names of the GPUs that CUDA may use."""
     named = os.environ.get('CUDA_VISIBLE_DEVICES')
     if named is not None:
-        return [name for name in named.split(',') if name]
+        names = map(str.strip, named.split(','))
+        # CUDA takes those in front of the first that is none.
+        return list(itertools.takewhile(lambda name: name not in _NONE, names))
     return [str(index) for index in range(torch.cuda.device_count())]

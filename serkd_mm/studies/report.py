@@ -11,7 +11,7 @@ from typing import Any
 
 from ..benchmarks.report import Table, environment_table
 from ..outputs import check_out_folder
-from .runs import Run, teacher_run
+from .runs import FINISHED, Run, file_digest, teacher_run
 from .study import Study
 from .summary import Row, Statistic, summarise
 
@@ -124,12 +124,15 @@ def run_lines(runs: Sequence[Run]) -> list[dict[str, Any]]:
     lines = []
     for run in runs:
         record = run.record() or {}
+        where = record.get('environment', {})
         lines.append(
             dict(
                 experiment=run.experiment.name,
                 seed=run.seed,
                 status=run.status,
                 **{key: record.get(key) for key in keys},
+                **{key: where.get(key) for key in ('device', 'torch', 'date')},
+                options=record.get('given'),
             )
         )
     return lines
@@ -151,7 +154,7 @@ def draw(
         figsize=(3.2 + 3.4 * panels, 1.5 + 0.36 * len(shown)),
         layout='constrained',
     )
-    figure.suptitle(study.title, fontsize=10)
+    figure.suptitle(study.title, fontsize=10, parse_math=False)
     axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
     for position, row in enumerate(shown):
         _dots(axes[0], position, list(row.top1.values()), row.last)
@@ -166,8 +169,10 @@ def draw(
         axes[0].legend(fontsize=8, loc='lower left')
     if study.baseline:
         axes[1].axvline(0, color='#d95f02', lw=1, ls=':')
-        axes[1].set_xlabel(f'less {_label(study)} at the same seed')
-    axes[0].set_yticks(range(len(shown)), [r.experiment.label for r in shown])
+        title = f'less {_label(study)} at the same seed'
+        axes[1].set_xlabel(title, parse_math=False)
+    labels = [row.experiment.label for row in shown]
+    axes[0].set_yticks(range(len(shown)), labels, parse_math=False)
     axes[0].invert_yaxis()
     for panel in axes:
         panel.grid(alpha=0.3, axis='x')
@@ -220,9 +225,15 @@ def _teacher(
     """What the students learned from, and its top-1 if the study knows it."""
     records = [run.record() or {} for run in runs]
     names = {r['teacher'] for r in records if r.get('teacher')}
+    digests = {r['teacher_digest'] for r in records if r.get('teacher_digest')}
     own = teacher_run(study, out)
     path = None if own is None else own.checkpoint()
-    if own is not None and path is not None and names <= {path.name}:
+    if (
+        own is not None
+        and path is not None
+        and names <= {path.name}
+        and digests <= {file_digest(str(path))}
+    ):
         top1 = (own.record() or {}).get('last')
         if top1 is not None:
             return f'{own.experiment.config.stem}, top-1 {top1:.2f}', top1
@@ -233,6 +244,8 @@ def _environment(runs: Sequence[Run]) -> dict[str, Any]:
     """Where the finished runs were trained; what differs is listed."""
     found: dict[str, list] = {}
     for run in runs:
+        if run.status != FINISHED:
+            continue
         record = run.record() or {}
         for key, value in record.get('environment', {}).items():
             values = found.setdefault(key, [])

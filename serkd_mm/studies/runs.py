@@ -29,6 +29,9 @@ _ERROR = re.compile(r'(\[rank\d+\]:? )?(error|[\w.]+(Error|Exception)): .')
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
+# Keys of a config that name files of weights.
+CHECKPOINT_KEYS = ('teacher_ckpt', 'checkpoint', 'load_from')
+
 # Checkpoints that stay of a run whose config does not say how many: to go on
 # from the one before where the newest cannot be read.
 KEPT_CHECKPOINTS = 2
@@ -126,7 +129,8 @@ class Run:
                 f'{self.folder} holds files but no record of a run; move '
                 'them away, or choose another folder with --out'
             )
-        for path in found:
+        # The record last: without it what is left would be no run's.
+        for path in sorted(found, key=lambda path: path.name == RECORD):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -214,22 +218,42 @@ def has_teacher(cfg: Config) -> bool:
 
 
 def fingerprint(
-    experiment: Experiment, teacher: str | None, arguments: Iterable[str] = ()
+    run: Run, teacher: str | None, arguments: Iterable[str] = ()
 ) -> str:
-    """Hash of all that decides a result but the seed.
+    """Hash of all that decides a run's result but the number of its seed.
 
-    That is the config with its bases and options, what the teacher's
-    checkpoint holds, and the further arguments. Where this package lies
-    decides nothing.
+    That is the config with its bases and options, what the seed is set to,
+    what the teacher's checkpoint and others of this machine that the config
+    names hold, and the further arguments. Where this package lies decides
+    nothing.
     """
-    cfg = experiment.load()
+    cfg = run.experiment.load()
     digest = hashlib.sha256()
     if teacher is not None and has_teacher(cfg):
         cfg.model.teacher_ckpt = None
         digest = _hash_of(Path(teacher))
     digest.update(config_text(cfg).encode())
-    digest.update('\0'.join(arguments).encode())
+    decisive = [*(run.seed_keys if run.seed is not None else ()), *arguments]
+    decisive += map(
+        str, filter(None, map(file_digest, checkpoints_of(cfg.to_dict())))
+    )
+    digest.update('\0'.join(decisive).encode())
     return digest.hexdigest()[:16]
+
+
+def checkpoints_of(part: Any) -> list[str]:
+    """Paths and URLs of checkpoints in a config, or a part of one."""
+    if isinstance(part, (list, tuple)):
+        return [path for item in part for path in checkpoints_of(item)]
+    if not isinstance(part, dict):
+        return []
+    found = []
+    for key, value in part.items():
+        if key in CHECKPOINT_KEYS and isinstance(value, str):
+            found.append(value)
+        else:
+            found += checkpoints_of(value)
+    return found
 
 
 def file_digest(path: str) -> str | None:

@@ -158,7 +158,7 @@ class Sweep:
         for run in runs:
             if run.experiment.name not in found:
                 found[run.experiment.name] = fingerprint(
-                    run.experiment, self.teacher, arguments
+                    run, self.teacher, arguments
                 )
         others = [
             run
@@ -200,6 +200,12 @@ class Sweep:
                 raise RunError('not started')
             with lock(run.folder) as held:
                 # Another sweep may have been faster.
+                if run.holds_other_work(digest):
+                    raise RunError(
+                        'trained meanwhile with another config, teacher or '
+                        f'arguments, see {run.folder}; choose another folder '
+                        'with --out'
+                    )
                 if run.status == FINISHED:
                     return 'finished elsewhere'
                 return self._train(run, digest, slot, held)
@@ -213,10 +219,12 @@ class Sweep:
         config = run.folder / 'config.py'
         with self._config_lock:
             cfg = run.config(self.teacher)
-            cfg.dump(config)
         teacher = cfg.model.get('teacher_ckpt')
         record = self._record(run, digest, teacher, resume)
+        # First: a folder of other files and no record is refused.
         run.write_record(record)
+        with self._config_lock:
+            cfg.dump(config)
         command = self.launcher.command(config, resume)
         log, started = run.folder / LOG, time.perf_counter()
         begun = log.stat().st_size if log.exists() else 0

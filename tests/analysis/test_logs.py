@@ -87,6 +87,19 @@ def test_a_run_begun_anew_forgets_the_old_one(resumed: Path) -> None:
     assert run.val['accuracy/top1'] == [(1, 10.0)]
 
 
+def test_a_run_begun_anew_forgets_the_old_validations(resumed: Path) -> None:
+    """Its own come later; the first is one of the old run's iterations."""
+    write_start(resumed, '20260103_000000', [train_line(8, 7.0)])
+    run = read_run(resumed)
+    assert run.train['loss'] == [(5, 4.0), (8, 7.0)]
+    assert run.validated == []
+
+
+def test_a_damaged_record_of_a_start_is_passed_over(resumed: Path) -> None:
+    (resumed / '20260102_000000' / 'run.json').write_text('{"started": 1')
+    assert read_run(resumed).train['loss'][-1] == (20, 1.0)
+
+
 def test_the_table_has_the_numbers_of_the_log(resumed: Path) -> None:
     summary = read_run(resumed).summary()
     assert summary == {

@@ -169,6 +169,16 @@ def test_a_map_with_channels_last_is_no_map() -> None:
     assert trace_network(Network(backbone), SIZE).tokens == ()
 
 
+def test_pooled_channels_are_no_tokens() -> None:
+    class Pooled(nn.Conv2d):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images).mean((2, 3)).unsqueeze(-1)
+
+    backbone = nn.Sequential(Pooled(3, 64, 8, 8))
+
+    assert trace_network(Network(backbone), SIZE).tokens == ()
+
+
 def test_a_module_that_runs_twice_is_not_taken() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.ReLU())
     backbone.append(backbone[1])

@@ -233,7 +233,15 @@ def test_who_reads_a_list_may_stop(tmp_path: Path) -> None:
             ('run', 'digits', '--jobs', '999', '--threads', '2'),
             '999 jobs of 2 threads are more than the .* cores; lower --jobs',
         ),
+        (
+            ('run', 'digits', '--threads', '999'),
+            '1 jobs of 999 threads are more than the .* cores',
+        ),
         (('run', 'digits', '--jobs', '0'), 'must be at least 1'),
+        (
+            ('run', 'digits', '--gpus', '3'),
+            r'--gpus 3 is more than CUDA may use here: GPU 4, 6',
+        ),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named(
@@ -244,6 +252,7 @@ def test_a_mistake_on_the_command_line_is_named(
     capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,6')
     with pytest.raises(SystemExit) as exit_:
         main(ROOT, arguments)
 

@@ -62,7 +62,9 @@ def out(study: Study, tmp_path: Path) -> Path:
     for name, values in TOP1.items():
         for seed in values:
             finish(study, out, name, seed, resumed=(name, seed) == ('a', 3))
-    finish(study, out, 'b', 3, status='failed', error='exit status 1: no')
+    elsewhere = {'device': 'another CPU'}
+    finish(study, out, 'b', 3, status='failed', error='exit status 1: no',
+           environment=elsewhere)  # fmt: skip
     return out
 
 
@@ -113,6 +115,7 @@ def test_the_table_names_what_it_shows(
     assert '`make it`' in text
     assert 'Top-1 of the last epoch (%)' in text
     assert '| jobs | 1, 2 |' in text
+    assert '| device | CPU |' in text  # that of the failed run is another
     assert (tmp_path / 'x' / 'y' / 'fake.md').read_text() == text
 
 
@@ -175,6 +178,31 @@ def test_the_table_names_the_teacher(
 
     assert line in text.splitlines()
 
+    # Checkpoints of all teachers are named alike.
+    finish(study, out, 'b', 1, teacher='epoch_2.pth', teacher_digest='other')
+    text = write_report(study, runs_of(study, out), out, tmp_path, 'make it')
+    assert '97.50' not in text
+
+
+def test_texts_with_marks_of_markdown_and_formulas_are_shown(
+    tmp_path: Path,
+) -> None:
+    write_config(tmp_path, 'a')
+    label = r'$\frac$ a|b'
+    study = write_study(
+        tmp_path,
+        title=label,
+        baseline='a',
+        experiments=[{'name': 'a', 'config': 'a.py', 'label': label}],
+    )
+    finish(study, tmp_path / 'out', 'a', 1)
+    runs = runs_of(study, tmp_path / 'out')
+
+    text = write_report(study, runs, tmp_path / 'out', tmp_path, ['make it'])
+
+    assert r'| experiment | top-1 | vs $\frac$ a\|b | seeds |' in text
+    assert r'| $\frac$ a\|b | 81' in text.replace('82.00', '81')
+
 
 def test_the_csv_files_hold_the_numbers(
     study: Study, out: Path, tmp_path: Path
@@ -192,6 +220,7 @@ def test_the_csv_files_hold_the_numbers(
     assert len(runs) == 12
     states = [run['status'] for run in runs if run['seed'] == '3']
     assert states == ['finished', 'failed', 'open']
+    assert runs[0]['device'] == 'CPU'
     assert {run['last'] for run in runs if run['experiment'] == 'c'} == {
         '70.0',
         '',

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import re
 import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.config import Config
 
 from serkd_mm.studies import Run, Study, Sweep, runs_of
 from serkd_mm.studies import sweep as sweep_module
@@ -109,12 +112,12 @@ def test_a_run_keeps_its_last_checkpoints(
         f'{path.read_text()}\ndefault_hooks = dict(checkpoint={hook})\n'
     )
     run = run_of(study, tmp_path, 'a', 1)
-    before = fingerprint(run.experiment, None)
+    before = fingerprint(run, None)
 
     assert run.config().default_hooks.checkpoint.max_keep_ckpts == kept
 
     # It decides no result.
-    assert fingerprint(run.experiment, None) == before
+    assert fingerprint(run, None) == before
     assert run_of(study, tmp_path, 'b', 1).config() is not None
 
 
@@ -299,6 +302,74 @@ def test_results_of_another_number_of_processes_are_not_mixed(
     with pytest.raises(ValueError, match='processes: 1 there, 8 now'):
         Sweep(study, out, eight).run(runs_of(study, out, ['a']))
     assert len(starts(tmp_path)) == 2
+
+
+def test_what_a_seed_is_set_to_decides(study: Study, tmp_path: Path) -> None:
+    sweep(study, tmp_path)
+    other = replace(study, seed_keys=('seed', 'train_cfg.seed'))
+
+    with pytest.raises(ValueError, match=r'train_cfg.seed is not set there'):
+        sweep(other, tmp_path)
+
+
+def test_what_a_named_checkpoint_holds_decides(tmp_path: Path) -> None:
+    start = tmp_path / 'start.pth'
+    start.write_text('weights')
+    init = dict(type='Pretrained', checkpoint=str(start))
+    write_config(tmp_path, 'a', model=dict(type='Fake', parts=[dict(x=init)]))
+    study = write_study(tmp_path, 'a')
+    assert sweep(study, tmp_path) == {}
+    assert sweep(study, tmp_path) == {}
+
+    start.write_text('other weights')
+
+    with pytest.raises(ValueError, match='a checkpoint that the config names'):
+        sweep(study, tmp_path)
+
+
+def test_other_work_of_a_sweep_that_was_faster_is_no_result(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(study, tmp_path, only=['a'])
+    # As they were when this sweep looked.
+    monkeypatch.setattr(Sweep, '_other_seeds', lambda self, runs: [])
+    ours = Sweep(study, tmp_path / 'out', launcher('--amp'))
+    run = run_of(study, tmp_path, 'a', 1)
+    slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+    slots.put(0)
+
+    with pytest.raises(RunError, match='trained meanwhile with another'):
+        ours._run_one(run, 'another', slots)
+
+    assert len(starts(tmp_path)) == 2
+
+
+class Killed(BaseException):
+    """Ends a sweep as nothing that it catches does."""
+
+
+@pytest.mark.parametrize(
+    ('owner', 'step'),
+    [(Run, 'write_record'), (Config, 'dump'), (FakeLauncher, 'call')],
+)
+def test_a_run_killed_before_it_began_starts_again(
+    owner: type,
+    step: str,
+    study: Study,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(self: Any, *args: Any) -> None:
+        raise Killed
+
+    run = run_of(study, tmp_path, 'a', 1)
+    first = Sweep(study, tmp_path / 'out', launcher())
+    with monkeypatch.context() as patch, lock(run.folder) as held:
+        patch.setattr(owner, step, killed)
+        with pytest.raises(Killed):
+            first._train(run, 'digest', 0, held)
+
+    assert sweep(study, tmp_path) == {}
 
 
 def test_a_failed_run_without_checkpoint_takes_the_mended_config(
@@ -505,8 +576,11 @@ def test_slots_share_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert single == ['4', '5', '6', '7', '4']
     assert double == ['4,5', '6,7']
     assert slot_environment(0, None, 3)['OMP_NUM_THREADS'] == '3'
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-    assert name not in slot_environment(0, 1, 1)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', 'GPU-a, GPU-b,-1,GPU-c')
+    assert slot_environment(1, None, 1)[name] == 'GPU-b'
+    for hidden in ('', '-1'):
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', hidden)
+        assert name not in slot_environment(0, 1, 1)
 
 
 def test_a_run_that_another_process_trains_is_left_to_it(
