@@ -95,6 +95,3 @@ optim_wrapper = dict(
 )
 
 custom_hooks = [dict(type='mmrazor.StopDistillHook', stop_epoch=250)]
-
-# Aligners and projections have no part in stage two.
-find_unused_parameters = True

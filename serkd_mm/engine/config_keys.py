@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
 
 from ..near_names import did_you_mean
+from .optimizers import PARAMWISE_KEYS
 
 # What MMEngine reads of a config beside the arguments of its runners.
 _TOP = (
@@ -39,15 +40,7 @@ _NESTED = {
     'default_hooks': (*HOST_HOOKS, 'visualization'),
     'env_cfg': ('cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'),
     'model.architecture.train_cfg': ('augments', 'probs'),
-    'optim_wrapper.paramwise_cfg': (
-        'bias_decay_mult',
-        'bias_lr_mult',
-        'bypass_duplicate',
-        'custom_keys',
-        'dwconv_decay_mult',
-        'flat_decay_mult',
-        'norm_decay_mult',
-    ),
+    'optim_wrapper.paramwise_cfg': PARAMWISE_KEYS,
     'randomness': ('deterministic', 'diff_rank_seed', 'seed'),
 }
 # What belongs together: a runner takes all three or none.

@@ -35,6 +35,15 @@ def update_was_due(runner: Runner) -> bool:
     )
 
 
+def accumulative_counts(runner: Runner) -> list[int]:
+    """Of how many iterations an update is, by optimizer."""
+    return [
+        wrapper._accumulative_counts
+        for wrapper in _wrappers(runner)
+        if isinstance(wrapper, OptimWrapper)
+    ]
+
+
 def norm_before_clipping(runner: Runner, optimizer: Optimizer) -> float:
     """Norm of the gradients that were clipped for the update under way.
 

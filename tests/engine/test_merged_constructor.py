@@ -4,10 +4,18 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import re
 
+import pytest
 import torch
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import (
+    DefaultOptimWrapperConstructor,
+    build_optim_wrapper,
+)
 from torch import nn
+
+from serkd_mm.engine.optimizers import PARAMWISE_KEYS
 
 from ..models.builders import build
 
@@ -43,6 +51,26 @@ def test_every_parameter_keeps_its_settings_in_fewer_groups() -> None:
     assert len(settings(merged)) == len(list(model.parameters()))
     assert len(default.param_groups) > 20
     assert len(merged.param_groups) <= 3
+
+
+def test_a_setting_without_effect_is_refused() -> None:
+    cfg = dict(
+        constructor='MergedOptimWrapperConstructor',
+        optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+        paramwise_cfg=dict(layer_decay_rate=0.5, **PARAMWISE),
+    )
+    with pytest.raises(
+        ValueError,
+        match=r'paramwise_cfg\.layer_decay_rate has no effect .* set '
+        r"optim_wrapper\.constructor .*'LearningRateDecayOptim",
+    ):
+        build_optim_wrapper(nn.Linear(2, 2), cfg)
+
+
+def test_every_setting_of_the_default_is_known() -> None:
+    source = inspect.getsource(DefaultOptimWrapperConstructor)
+    read = re.findall(r"paramwise_cfg\.get\(\s*'(\w+)'", source)
+    assert set(read) == set(PARAMWISE_KEYS)
 
 
 def test_a_step_changes_the_parameters_as_the_default_does() -> None:

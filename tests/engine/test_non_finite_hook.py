@@ -565,6 +565,25 @@ def test_too_many_skips_in_a_row_stop(tmp_path: Path) -> None:
         run(tmp_path / 'b', cnn(), batches(4, bad=(1, 2, 3)), hook)
 
 
+def test_skips_in_a_row_are_counted_on_after_a_resume(tmp_path: Path) -> None:
+    hook = dict(action='skip', max_consecutive=2)
+    settings = dict(
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1))
+    )
+    run(tmp_path, cnn(), batches(3, bad=(1, 2)), hook, **settings)
+
+    with pytest.raises(FloatingPointError, match='^3 updates in a row'):
+        run(
+            tmp_path,
+            cnn(),
+            batches(1, bad=(0,)),
+            hook,
+            resume=True,
+            train_cfg=dict(by_epoch=True, max_epochs=2),
+            **settings,
+        )
+
+
 def test_none_may_be_skipped_where_the_limit_is_zero(tmp_path: Path) -> None:
     hook = dict(action='skip', max_consecutive=0)
 
@@ -614,6 +633,21 @@ def test_one_cause_in_accumulated_gradients_is_one_warning(
     run(tmp_path, cnn(), batches(2, bad=(0,)), SKIP, optim_wrapper=wrapper)
 
     assert len(skips(tmp_path)) == 1
+
+
+def test_a_cause_may_lie_in_gradients_that_were_added_before(
+    tmp_path: Path,
+) -> None:
+    model = MODELS.build(trapped('gradient'))
+    model.init_weights()
+    wrapper = dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=3)
+    samples = batches(6, bad=(3,), value=0.0)
+
+    with pytest.raises(
+        FloatingPointError,
+        match=r'iteration 6 \(epoch 1\) or in 2 before it, .* not named: rank',
+    ):
+        run(tmp_path, model, samples, dict(), optim_wrapper=wrapper)
 
 
 def test_a_norm_is_named_in_its_own_iteration_alone(tmp_path: Path) -> None:

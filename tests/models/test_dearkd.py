@@ -299,10 +299,7 @@ def test_a_head_for_labels_stays_one_when_distillation_goes_on() -> None:
     assert 'student.loss_dist_head' in losses_of(model)
 
 
-@pytest.mark.parametrize('find_unused', [True, False])
-def test_distributed_training_is_told_what_stage_two_does_not_use(
-    find_unused: bool,
-) -> None:
+def test_processes_do_not_wait_for_what_stage_two_does_not_use() -> None:
     if distributed.is_initialized():
         pytest.skip('another process group exists')
     distributed.init_process_group(
@@ -310,25 +307,28 @@ def test_distributed_training_is_told_what_stage_two_does_not_use(
     )
     try:
         model = build(**dearkd_config())
-        wrapped = DistributedDataParallel(
-            model, find_unused_parameters=find_unused
-        )
+        projection = model.distiller.distill_losses.loss_early.projection
+        with torch.no_grad():
+            projection.weight[0, 0] = torch.nan
+        wrapped = DistributedDataParallel(model)
         model.distillation_stopped = True
-
-        def two_steps() -> None:
-            for _ in range(2):
-                total(wrapped(*batch(), mode='loss')).backward()
-
-        if find_unused:
-            two_steps()
-        else:
-            # What the config's find_unused_parameters is for.
-            with pytest.raises(RuntimeError, match='find_unused_parameters'):
-                two_steps()
+        for _ in range(2):  # the second would wait
+            loss = total(wrapped(*batch(), mode='loss'))
+            loss.backward()
     finally:
         distributed.destroy_process_group()
-    cfg = Config.fromfile(CONFIGS / 'methods' / 'dearkd_deit-ti.py')
-    assert cfg.find_unused_parameters is True
+    assert torch.isfinite(loss)
+    assert not projection.weight.grad.any()
+    assert 'find_unused_parameters' not in Config.fromfile(
+        CONFIGS / 'methods' / 'dearkd_deit-ti.py'
+    )
+
+
+def test_in_a_process_of_its_own_stage_two_is_the_student_alone() -> None:
+    model = build(**dearkd_config())
+    model.distillation_stopped = True
+    total(model(*batch(), mode='loss')).backward()
+    assert all(p.grad is None for p in model.distiller.parameters())
 
 
 def test_the_config_ends_stage_one_in_good_time() -> None:

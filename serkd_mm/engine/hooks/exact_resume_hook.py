@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmengine.dataset import InfiniteSampler
-from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import (
     BaseLoop,
@@ -23,11 +23,15 @@ from ..checkpoints import ResumeError
 from ..data_position import describe_data, find_position
 from ..named_batches import NamedBatches, name_batches
 from ..random_streams import enter_stream
-from ..runner_parts import unwrapped_model, update_was_due
+from ..runner_parts import (
+    accumulative_counts,
+    unwrapped_model,
+    update_was_due,
+)
 from ..schedule import follow_rates, replan
 
 _KEY = 'exact_resume'
-_GRADIENTS = 'accumulated_gradients'
+_GRADIENTS, _WINDOW = 'accumulated_gradients', 'accumulative_counts'
 _RATES, _STOPPING = 'configured_rates', 'early_stopping'
 # What random numbers are for; the second part of a stream's name.
 _EPOCH, _ITERATION, _DATA, _EPOCH_END = range(4)
@@ -56,7 +60,10 @@ class ExactResumeHook(Hook):
     - *Early stopping* counts on where MMEngine's hook stood. A checkpoint
       beside a new best one is written before that hook has seen the score,
       which is counted when training goes on.
-    - *Accumulated gradients* of ``accumulative_counts``, in one process.
+    - *Accumulated gradients* of ``accumulative_counts``, in one process and
+      where as many make an update.
+    - *Averaged weights* that the config averages no more: the trained ones go
+      on, and not their averages.
     - *Logs.* Checkpoints keep as much of the log history as the log shows,
       an epoch at least, and do not grow with the run.
 
@@ -74,6 +81,8 @@ class ExactResumeHook(Hook):
         self._batches: NamedBatches | None = None
         self._start = 0
         self._gradients: dict[str, Tensor] = {}
+        # Iteration and accumulative_counts that they were saved with.
+        self._window: tuple[int, list[int] | None] = 0, None
         self._rates: list[float] | None = None
         self._uncounted = False
 
@@ -106,13 +115,18 @@ class ExactResumeHook(Hook):
         gradients = _accumulated_gradients(runner)
         if gradients:
             checkpoint[_GRADIENTS] = gradients
+            meta[_WINDOW] = accumulative_counts(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Find the place in the data and in the schedule."""
-        if not runner._resume or self._batches is None:
+        if not runner._resume:
+            return
+        _take_trained_weights(runner, checkpoint)
+        if self._batches is None:
             return
         _check_optimizer(runner, checkpoint)
         meta = checkpoint['meta']
+        self._window = meta['iter'], meta.get(_WINDOW)
         self._start = find_position(runner, meta, meta.get(_KEY))
         replan(runner, checkpoint, len(runner.train_dataloader))
         self._rates = _configured_rates(runner)
@@ -135,6 +149,13 @@ class ExactResumeHook(Hook):
             self._uncounted = False
         if self._rates is None:
             self._rates = _configured_rates(runner)
+        same = self._window == (runner.iter, accumulative_counts(runner))
+        if self._gradients and not same:
+            runner.logger.warning(
+                'The checkpoint lies within an accumulation of gradients, of '
+                'which an update now needs other ones: a part is left out'
+            )
+            self._gradients = {}
         for name, parameter in unwrapped_model(runner).named_parameters():
             if name in self._gradients:
                 parameter.grad = self._gradients[name].to(parameter.device)
@@ -262,6 +283,25 @@ def _check_optimizer(runner: Runner, checkpoint: dict) -> None:
             + '. To start a new run from its weights, give it as load_from '
             'and leave resume off'
         )
+
+
+def _take_trained_weights(runner: Runner, checkpoint: dict) -> None:
+    """Go on with those and not with their averages, which nothing averages.
+
+    Where a run averages, MMEngine saves the averages in the place of the
+    weights, and only the hook that averages puts them back.
+    """
+    averaged = any(isinstance(hook, EMAHook) for hook in runner.hooks)
+    trained = checkpoint.pop('ema_state_dict', None) if not averaged else None
+    if trained is None:
+        return
+    weights = checkpoint['state_dict']
+    for name in weights:
+        weights[name] = trained.get(f'module.{name}', weights[name])
+    runner.logger.warning(
+        'The checkpoint holds averaged weights, and this run has no EMAHook: '
+        'it goes on with the trained ones, and the averages end here'
+    )
 
 
 def _accumulated_gradients(runner: Runner) -> dict[str, Tensor]:

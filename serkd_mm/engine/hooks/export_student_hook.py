@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -39,8 +39,9 @@ class ExportStudentHook(Hook):
     Raises:
         ImportError: If packages for ONNX are missing.
         ValueError: Before training, if the checkpoint hook saves no best
-            checkpoint, or several and ``metric`` is none of them, or ``out``
-            does not end in ``.pth``.
+            checkpoint, or several and ``metric`` is none of them, ``out``
+            does not end in ``.pth``, or averaged weights are not those that
+            are validated.
 
     Example:
         >>> custom_hooks = [dict(type='ExportStudentHook', onnx=True)]
@@ -74,6 +75,14 @@ class ExportStudentHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check the settings; catch up where the run was resumed."""
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook) and not hook.evaluate_on_ema:
+                raise ValueError(
+                    'EMAHook(evaluate_on_ema=False) lets the trained weights '
+                    'be validated, and ExportStudentHook exports the averaged '
+                    'ones, which checkpoints hold; leave '
+                    'evaluate_on_ema=False or one of both hooks out'
+                )
         self._export_new_best(runner)
 
     def after_val_epoch(

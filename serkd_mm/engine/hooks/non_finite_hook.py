@@ -18,6 +18,7 @@ from ... import compat
 from ..iteration_record import IterationRecord, gradients_finite
 from ..optimizers import Bfloat16OptimWrapper
 from ..runner_parts import (
+    accumulative_counts,
     forget_norm,
     norm_before_clipping,
     optimizers,
@@ -27,6 +28,7 @@ from ..runner_parts import (
 
 ACTIONS = ('stop', 'skip')
 COUNT = 'train/skipped_updates'
+_IN_A_ROW = 'skipped_in_a_row'
 # Each one halves a dynamic loss scale.
 MAX_OVERFLOWS = 50
 
@@ -134,6 +136,15 @@ class NonFiniteHook(Hook):
                 optimizer.register_step_post_hook(restore),
             ]
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note how many updates were left out at last."""
+        checkpoint['meta'][_IN_A_ROW] = self._in_a_row
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Count on from there."""
+        if runner._resume:
+            self._in_a_row = checkpoint['meta'].get(_IN_A_ROW, 0)
+
     def after_train(self, runner: Runner) -> None:
         """Detach."""
         for handle in self._handles:
@@ -213,10 +224,15 @@ class NonFiniteHook(Hook):
         if not losses_fine:
             self._refuse(runner, suspect=not bool(own[0]))
         elif not (gradients_fine or scaled or self._spoiled):
-            self._refuse(runner)
+            counts = max(accumulative_counts(runner), default=1)
+            self._refuse(runner, earlier=runner.iter % counts)
 
     def _refuse(
-        self, runner: Runner, suspect: bool = True, stop: bool = False
+        self,
+        runner: Runner,
+        suspect: bool = True,
+        stop: bool = False,
+        earlier: int = 0,
     ) -> None:
         """Stop with all that is known, or warn and spoil the update.
 
@@ -224,12 +240,20 @@ class NonFiniteHook(Hook):
             runner: Runner of the training.
             suspect: Whether it may be due to the batch of this rank.
             stop: Whether to stop whatever the action is.
+            earlier: Iterations before this one whose gradients are in the
+                update too.
         """
         self._record.restore_buffers()
         texts = all_gather_object(self._describe(runner) if suspect else '')
+        last = runner.iter + 1
+        where = f'iteration {last} (epoch {runner.epoch + 1})'
+        if earlier:
+            where += (
+                f' or in {earlier} before it, whose gradients are added up '
+                'and whose images are not named'
+            )
         text = (
-            f'losses or gradients are not finite in iteration '
-            f'{runner.iter + 1} (epoch {runner.epoch + 1}): '
+            f'losses or gradients are not finite in {where}: '
             f'{" | ".join(filter(None, texts))}'
         )
         if stop:

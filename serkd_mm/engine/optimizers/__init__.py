@@ -5,10 +5,14 @@ from .bfloat16_optim_wrapper import (
     cpu_attention,
     mix_precision,
 )
-from .merged_constructor import MergedOptimWrapperConstructor
+from .merged_constructor import (
+    PARAMWISE_KEYS,
+    MergedOptimWrapperConstructor,
+)
 
 __all__ = [
     'AMP_ARGUMENTS',
+    'PARAMWISE_KEYS',
     'Bfloat16OptimWrapper',
     'MergedOptimWrapperConstructor',
     'cpu_attention',

@@ -7,6 +7,18 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
+# What MMEngine's default constructor reads.
+PARAMWISE_KEYS = (
+    'bias_decay_mult',
+    'bias_lr_mult',
+    'bypass_duplicate',
+    'custom_keys',
+    'dcn_offset_lr_mult',
+    'dwconv_decay_mult',
+    'flat_decay_mult',
+    'norm_decay_mult',
+)
+
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
@@ -16,9 +28,29 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     PyTorch's optimizers, which work on all tensors of a group at once, work
     on one at a time. A DeiT has over 150 groups but two distinct settings.
 
-    Arguments are those of
-    :class:`mmengine.optim.DefaultOptimWrapperConstructor`.
+    Args:
+        optim_wrapper_cfg: As of
+            :class:`mmengine.optim.DefaultOptimWrapperConstructor`.
+        paramwise_cfg: Likewise; that one passes over keys of others.
+
+    Raises:
+        ValueError: If ``paramwise_cfg`` has a key that has no effect here.
     """
+
+    def __init__(
+        self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
+    ) -> None:
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        unknown = sorted({*(paramwise_cfg or ())} - {*PARAMWISE_KEYS})
+        if unknown:
+            raise ValueError(
+                f'optim_wrapper.paramwise_cfg.{unknown[0]} has no effect in '
+                f'{type(self).__name__}, which knows '
+                f'{", ".join(PARAMWISE_KEYS)}; set optim_wrapper.constructor '
+                'to the one that takes it, such as '
+                "'LearningRateDecayOptimWrapperConstructor' for "
+                'layer_decay_rate'
+            )
 
     def add_params(
         self,

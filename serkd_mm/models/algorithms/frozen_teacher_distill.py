@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmengine.dist import is_distributed
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmrazor.models.algorithms import SingleTeacherDistill
@@ -197,7 +198,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         distiller = self.distiller
         if self.distillation_stopped:
             losses = self.student(batch_inputs, data_samples, mode='loss')
-            return add_prefix(losses, 'student')
+            return add_prefix(self._with_distiller(losses), 'student')
 
         # A delivery records from the teacher and overrides in the student.
         distiller.set_deliveries_override(False)
@@ -225,6 +226,19 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         distilled = distiller.compute_distill_losses()
         losses.update(add_prefix(distilled, 'distill'))
         return {**losses, **agreement}
+
+    def _with_distiller(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Give what the distiller has learned gradients of 0.
+
+        The processes of a job wait for a gradient of every parameter.
+        """
+        learned = [p for p in self.distiller.parameters() if p.requires_grad]
+        if not (learned and is_distributed()):
+            return losses
+        name = next(name for name in losses if 'loss' in name)
+        # Of no entry, so that one that is not finite spoils nothing.
+        nothing = sum(p.flatten()[:0].sum() for p in learned)
+        return {**losses, name: losses[name] + nothing}
 
     @torch.no_grad()
     def _agreement(self) -> dict[str, Tensor]:

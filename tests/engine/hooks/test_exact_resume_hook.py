@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import pseudo_collate
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.optimizer import amp_optimizer_wrapper as amp
 from mmengine.runner import BaseLoop, FlexibleRunner, Runner, loops
@@ -269,6 +269,71 @@ def test_gradients_of_an_unfinished_accumulation_are_kept(
     tmp_path: Path,
 ) -> None:
     train_in_two(tmp_path, (LENGTH, 7), optim=dict(accumulative_counts=3))
+
+
+class Begun(Hook):
+    """Keeps weights and gradients with which training begins."""
+
+    def before_train(self, runner: Runner) -> None:
+        model = runner.model
+        self.weights = {k: v.clone() for k, v in model.state_dict().items()}
+        self.gradients = [p.grad for p in model.parameters()]
+
+
+def begin(work_dir: Path, checkpoint: Path, ema: bool, **overrides) -> Begun:
+    """What a run that is resumed begins with."""
+    runner = stochastic_run(
+        work_dir, resume=True, load_from=str(checkpoint), **overrides
+    )
+    if not ema:
+        runner._hooks = [h for h in runner.hooks if not isinstance(h, EMAHook)]
+    begun = Begun()
+    runner.register_hook(begun, priority='LOWEST')
+    runner.train()
+    return begun
+
+
+def test_gradients_of_another_accumulation_are_left_out(
+    tmp_path: Path,
+) -> None:
+    train(tmp_path / 'whole', optim=dict(accumulative_counts=3))
+    checkpoint = tmp_path / 'whole' / 'iter_7.pth'
+
+    same, other = (
+        begin(tmp_path / f'{n}', checkpoint, True,
+              optim=dict(accumulative_counts=n))
+        for n in (3, 2)
+    )  # fmt: skip
+
+    assert any(gradient is not None for gradient in same.gradients)
+    assert all(gradient is None for gradient in other.gradients)
+    said = 'within an accumulation of gradients, of which an update now needs'
+    assert said in log_of(tmp_path / '2')
+    assert said not in log_of(tmp_path / '3')
+
+
+def test_a_run_that_averages_no_more_goes_on_with_the_trained_weights(
+    tmp_path: Path,
+) -> None:
+    train(tmp_path / 'whole')
+    checkpoint = tmp_path / 'whole' / f'iter_{LENGTH}.pth'
+    saved = torch.load(checkpoint)
+    trained = {
+        name.removeprefix('module.'): value
+        for name, value in saved['ema_state_dict'].items()
+        if name.startswith('module.')
+    }
+    assert differences(trained, dict(saved['state_dict']))
+
+    averaging, alone = (
+        begin(tmp_path / f'{ema}', checkpoint, ema) for ema in (True, False)
+    )
+
+    assert differences(averaging.weights, trained) == []
+    assert differences(alone.weights, trained) == []
+    said = 'this run has no EMAHook: it goes on with the trained ones'
+    assert said in log_of(tmp_path / 'False')
+    assert said not in log_of(tmp_path / 'True')
 
 
 def test_of_several_processes_gradients_are_not_kept(

@@ -170,5 +170,9 @@ def test_settings_that_export_nothing_are_refused(tmp_path: Path) -> None:
         run(tmp_path, 1.0, save_best=None)
     with pytest.raises(ValueError, match='set metric to one of a, b'):
         run(tmp_path, 1.0, save_best=['a', 'b'])
+    trained = dict(type='EMAHook', evaluate_on_ema=False,
+                   evaluate_on_origin=True)  # fmt: skip
+    with pytest.raises(ValueError, match='evaluate_on_ema=False.* averaged'):
+        run(tmp_path, 1.0, hooks=(dict(type='ExportStudentHook'), trained))
     with pytest.raises(ValueError, match=r"'student\.pt'.*a \.pth file"):
         ExportStudentHook(out='student.pt')
