@@ -219,11 +219,10 @@ class Sweep:
         config = run.folder / 'config.py'
         with self._config_lock:
             cfg = run.config(self.teacher)
-        teacher = cfg.model.get('teacher_ckpt')
-        record = self._record(run, digest, teacher, resume)
-        # First: a folder of other files and no record is refused.
-        run.write_record(record)
-        with self._config_lock:
+            teacher = cfg.model.get('teacher_ckpt')
+            record = self._record(run, digest, teacher, resume)
+            # First: a folder of other files and no record is refused.
+            run.write_record(record)
             cfg.dump(config)
         command = self.launcher.command(config, resume)
         log, started = run.folder / LOG, time.perf_counter()

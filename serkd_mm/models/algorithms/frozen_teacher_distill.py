@@ -235,10 +235,14 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         learned = [p for p in self.distiller.parameters() if p.requires_grad]
         if not (learned and is_distributed()):
             return losses
-        name = next(name for name in losses if 'loss' in name)
         # Of no entry, so that one that is not finite spoils nothing.
         nothing = sum(p.flatten()[:0].sum() for p in learned)
-        return {**losses, name: losses[name] + nothing}
+        name, loss = next(
+            (name, loss)
+            for name, loss in losses.items()
+            if 'loss' in name and isinstance(loss, Tensor)
+        )
+        return {**losses, name: loss + nothing}
 
     @torch.no_grad()
     def _agreement(self) -> dict[str, Tensor]:
