@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -239,6 +240,25 @@ def fingerprint(
     )
     digest.update('\0'.join(decisive).encode())
     return digest.hexdigest()[:16]
+
+
+def find_twin(run: Run, digest: str, outs: Path) -> Path | None:
+    """Record of the same training in another study, None if there is none.
+
+    Args:
+        run: The run, of a seed.
+        digest: Its fingerprint.
+        outs: Folder of the studies' folders.
+    """
+    if run.seed is None:
+        return None
+    for path in sorted(outs.glob(f'*/*/seed-{run.seed}/{RECORD}')):
+        with contextlib.suppress(ValueError):  # that study says so
+            record = json.loads(path.read_text())
+            same = record.get('fingerprint') == digest
+            if same and record.get('status') == FINISHED:
+                return path
+    return None
 
 
 def checkpoints_of(part: Any) -> list[str]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 import time
@@ -26,6 +27,7 @@ from .runs import (
     RUNNING,
     Run,
     file_digest,
+    find_twin,
     fingerprint,
     finished_curve,
     has_teacher,
@@ -61,9 +63,11 @@ class Sweep:
     def run(self, runs: Sequence[Run]) -> dict[str, str]:
         """Train what is not finished; the study's teacher first.
 
-        A failed run does not touch the others. An interruption ends the
-        trainings, whose runs then are half-finished. Those go on from their
-        latest checkpoint, or start again where they have none.
+        A run that another study of the same folder has finished is taken over
+        and not trained again. A failed run does not touch the others. An
+        interruption ends the trainings, whose runs then are half-finished.
+        Those go on from their latest checkpoint, or start again where they
+        have none.
 
         Args:
             runs: Runs of the study.
@@ -208,9 +212,25 @@ class Sweep:
                     )
                 if run.status == FINISHED:
                     return 'finished elsewhere'
+                twin = find_twin(run, digest, self.out.parent)
+                if twin is not None:
+                    return self._take_over(run, twin)
                 return self._train(run, digest, slot, held)
         finally:
             slots.put(slot)
+
+    def _take_over(self, run: Run, twin: Path) -> str:
+        """Write the record of the same training down as this run's."""
+        if run.record() is not None:
+            run.clear()
+        record = json.loads(twin.read_text())
+        run.write_record({
+            **record,
+            'study': self.study.name,
+            'experiment': run.experiment.name,
+            'trained_in': record.get('trained_in', str(twin.parent)),
+        })  # fmt: skip
+        return f'top-1 {record["last"]:.2f}, as trained in {twin.parent}'
 
     def _train(self, run: Run, digest: str, slot: int, held: IO) -> str:
         resume = run.checkpoint() is not None

@@ -304,6 +304,40 @@ def test_results_of_another_number_of_processes_are_not_mixed(
     assert len(starts(tmp_path)) == 2
 
 
+def test_the_same_run_of_another_study_is_not_trained_again(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """As the paper's best row, which is in six of its tables."""
+    outs = tmp_path / 'outs'
+    first = runs_of(study, outs / 'first', ['a'])
+    assert Sweep(study, outs / 'first', launcher()).run(first) == {}
+    (outs / 'first' / 'x' / 'seed-1').mkdir(parents=True)
+    (outs / 'first' / 'x' / 'seed-1' / 'run.json').write_text('{')
+    experiment = replace(study.experiments[0], name='c', label='c')
+    other = replace(study, name='other', experiments=[experiment])
+    again = runs_of(other, outs / 'second')
+    capsys.readouterr()
+
+    assert Sweep(other, outs / 'second', launcher()).run(again) == {}
+
+    assert started(tmp_path) == ['a/seed-1', 'a/seed-2']
+    folder = outs / 'first' / 'a' / 'seed-2'
+    assert f'as trained in {folder}' in capsys.readouterr().out
+    theirs, ours = first[1].record(), again[1].record()
+    assert theirs is not None
+    assert ours == {
+        **theirs,
+        'study': 'other',
+        'experiment': 'c',
+        'trained_in': str(folder),
+    }
+
+    # With other arguments it is another training.
+    third = runs_of(other, outs / 'third')
+    assert Sweep(other, outs / 'third', launcher('--amp')).run(third) == {}
+    assert len(starts(tmp_path)) == 4
+
+
 def test_what_a_seed_is_set_to_decides(study: Study, tmp_path: Path) -> None:
     sweep(study, tmp_path)
     other = replace(study, seed_keys=('seed', 'train_cfg.seed'))
