@@ -191,10 +191,10 @@ def starts(folder: Path, file: str = SCALARS) -> list[Path]:
 
 def _record(start: Path) -> dict[str, Any]:
     path = start / RUN_RECORD
-    with contextlib.suppress(
-        ValueError
-    ):  # damaged, as lines of scalars can be
-        return json.loads(path.read_text()) if path.is_file() else {}
+    if path.is_file():
+        # A damaged one says nothing, as damaged lines of scalars.
+        with contextlib.suppress(ValueError):
+            return json.loads(path.read_text())
     return {}
 
 

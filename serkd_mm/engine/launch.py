@@ -31,6 +31,7 @@ from .model_checks import (
     check_heads,
     check_instance_losses,
     check_teacher_loop,
+    check_unused_parameters,
 )
 from .pipeline_size import pipeline_of, pipeline_size
 from .pretrained_checks import check_load_from, check_pretrained
@@ -209,6 +210,7 @@ def train(cfg: Config) -> nn.Module:
         check_heads(runner.model)
         check_batch_norm(cfg, runner.model)
         check_instance_losses(cfg, runner.model)
+        check_unused_parameters(cfg, runner.model)
         check_teacher_loop(cfg, runner.model)
         if cfg.get('resume'):
             require_whole_checkpoint(runner)

@@ -12,9 +12,11 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..models import FrozenTeacherDistill
 from ..models.algorithms.class_checks import check_one_hot
 from ..models.heads.check_head import check_head
 from ..models.losses import InstanceAngleLoss, InstanceDistanceLoss
+from .config_checks import hook_path
 from .run_config import unscoped_type
 
 
@@ -110,6 +112,35 @@ def check_instance_losses(cfg: Config, model: nn.Module) -> None:
                 'and learns nothing of fewer than 3; set '
                 'train_dataloader.batch_size to 3 or more'
             )
+
+
+def check_unused_parameters(cfg: Config, model: nn.Module) -> None:
+    """Refuse to stop distilling where processes wait for its gradients.
+
+    A :class:`FrozenTeacherDistill` has some for them.
+
+    Args:
+        cfg: Config of the runner.
+        model: Model of the runner, wrapped if several processes train it.
+
+    Raises:
+        ValueError: If the distiller learns and the wrapper is not told that
+            its parameters may go unused.
+    """
+    hook = hook_path(cfg, 'StopDistillHook')
+    if hook is None or getattr(model, 'find_unused_parameters', True):
+        return
+    if isinstance(model.module, FrozenTeacherDistill):
+        return
+    distiller: Any = getattr(model.module, 'distiller', nn.Module())
+    learns = [n for n, p in distiller.named_parameters() if p.requires_grad]
+    if learns:
+        raise ValueError(
+            f'{hook} (StopDistillHook) ends distillation during training, '
+            f'after which distiller.{learns[0]} and the like get no gradient, '
+            'for which the processes would wait; set model.type='
+            "'FrozenTeacherDistill', or find_unused_parameters=True"
+        )
 
 
 def check_teacher_loop(cfg: Config, model: nn.Module) -> None:

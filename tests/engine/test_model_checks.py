@@ -15,6 +15,7 @@ from serkd_mm.engine.model_checks import (
     check_batches,
     check_instance_losses,
     check_teacher_loop,
+    check_unused_parameters,
 )
 
 from ..models.builders import (
@@ -147,6 +148,34 @@ def test_one_batch_is_enough(settings: dict, tmp_path: Path) -> None:
 
 
 # -- several processes, other loops -----------------------------------------
+
+
+class Wrapper(nn.Module):
+    """What PyTorch's wrapper says of itself."""
+
+    def __init__(self, module: nn.Module, find_unused: bool) -> None:
+        super().__init__()
+        self.module = module
+        self.find_unused_parameters = find_unused
+
+
+def test_distillation_that_stops_is_told_to_the_processes() -> None:
+    cfg = Config(dict(custom_hooks=[dict(type='mmrazor.StopDistillHook')]))
+    learns, fixed = nn.Module(), nn.Module()  # of MMRazor
+    learns.distiller = build().distiller
+    fixed.distiller = build(distiller=distiller_config(('loss_kd',))).distiller
+    with pytest.raises(
+        ValueError,
+        match=r'^custom_hooks\.0 \(StopDistillHook\) ends .* distiller\.'
+        r"distill_losses\.loss_feature.*'FrozenTeacherDistill', or "
+        r'find_unused_parameters=True$',
+    ):
+        check_unused_parameters(cfg, Wrapper(learns, False))
+    check_unused_parameters(cfg, Wrapper(learns, True))
+    check_unused_parameters(cfg, Wrapper(fixed, False))
+    check_unused_parameters(cfg, learns)
+    check_unused_parameters(cfg, Wrapper(build(), False))
+    check_unused_parameters(Config(), Wrapper(learns, False))
 
 
 def test_a_loop_that_mistakes_the_teachers_normalisation_is_refused() -> None:

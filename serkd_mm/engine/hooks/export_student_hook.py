@@ -76,7 +76,8 @@ class ExportStudentHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check the settings; catch up where the run was resumed."""
         for hook in runner.hooks:
-            if isinstance(hook, EMAHook) and not hook.evaluate_on_ema:
+            averages = isinstance(hook, EMAHook)
+            if averages and not getattr(hook, 'evaluate_on_ema', True):
                 raise ValueError(
                     'EMAHook(evaluate_on_ema=False) lets the trained weights '
                     'be validated, and ExportStudentHook exports the averaged '
