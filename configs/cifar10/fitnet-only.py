@@ -1,7 +1,7 @@
 # FitNet's feature loss alone. Without KD the labels train both heads.
 # ResNet-56 to a ViT of 6 layers, CIFAR-10, 5,000 labelled images. 100 epochs,
-# 1 GPU x 128 images. Top-1: 71.42 ± 0.43 (three seeds, bfloat16 on a CPU); on a
-# GPU not run.
+# 1 GPU x 128 images. Top-1: 71.42 ± 0.43 (three seeds, bfloat16 on a CPU); on
+# a GPU not run.
 _base_ = './fitnet.py'
 
 model = dict(
