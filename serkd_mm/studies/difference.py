@@ -9,7 +9,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .runs import Run, checkpoints_of, config_text, has_teacher
+from .fingerprint import checkpoints_of, config_text, has_teacher
+from .runs import Run
 
 _ABSENT = object()
 _LONGEST = 80
@@ -43,7 +44,7 @@ def why_other(
         return f'processes: {where["processes"]} there, {processes} now'
     if teacher is not None and has_teacher(now):
         return "the teacher's checkpoint holds something else"
-    if checkpoints_of(now.to_dict()):
+    if checkpoints_of(now):
         return 'a checkpoint that the config names holds something else'
     return 'no key differs'
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..benchmarks.report import Table, environment_table
 from ..outputs import check_out_folder
-from .runs import FINISHED, Run, file_digest, teacher_run
+from .fingerprint import file_digest
+from .runs import FINISHED, Run, teacher_run
 from .study import Study
 from .summary import Row, Statistic, summarise
 

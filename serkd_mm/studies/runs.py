@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import json
 import re
 import shutil
@@ -20,18 +18,14 @@ from mmengine.fileio import put_text
 from ..analysis.logs import read_run
 from ..engine.cfg_options import merge_options
 from ..engine.checkpoints import latest_checkpoints
-from ..paths import sha256_of
+from .fingerprint import has_teacher
 from .process import LOCK, RunError
 from .study import TEACHER, Experiment, Study
 
 RUNNING, FAILED, FINISHED = 'running', 'failed', 'finished'
 RECORD, LOG = 'run.json', 'train.log'
 _ERROR = re.compile(r'(\[rank\d+\]:? )?(error|[\w.]+(Error|Exception)): .')
-_ROOT = str(Path(__file__).resolve().parents[2])
 
-
-# Keys of a config that name files of weights.
-CHECKPOINT_KEYS = ('teacher_ckpt', 'checkpoint', 'load_from')
 
 # Checkpoints that stay of a run whose config does not say how many: to go on
 # from the one before where the newest cannot be read.
@@ -213,42 +207,16 @@ def teacher_run(study: Study, out: Path) -> Run | None:
     return Run(study.teacher, None, out / TEACHER)
 
 
-def has_teacher(cfg: Config) -> bool:
-    """Whether the config distils from a teacher."""
-    return 'teacher' in cfg.model
-
-
-def fingerprint(
-    run: Run, teacher: str | None, arguments: Iterable[str] = ()
-) -> str:
-    """Hash of all that decides a run's result but the number of its seed.
-
-    That is the config with its bases and options, what the seed is set to,
-    what the teacher's checkpoint and others of this machine that the config
-    names hold, and the further arguments. Where this package lies decides
-    nothing.
-    """
-    cfg = run.experiment.load()
-    digest = hashlib.sha256()
-    if teacher is not None and has_teacher(cfg):
-        cfg.model.teacher_ckpt = None
-        digest = _hash_of(Path(teacher))
-    digest.update(config_text(cfg).encode())
-    decisive = [*(run.seed_keys if run.seed is not None else ()), *arguments]
-    decisive += map(
-        str, filter(None, map(file_digest, checkpoints_of(cfg.to_dict())))
-    )
-    digest.update('\0'.join(decisive).encode())
-    return digest.hexdigest()[:16]
-
-
-def find_twin(run: Run, digest: str, outs: Path) -> Path | None:
-    """Record of the same training in another study, None if there is none.
+def find_twin(run: Run, digest: str, outs: Path) -> dict[str, Any] | None:
+    """What another study says of the same training, None if none had it.
 
     Args:
         run: The run, of a seed.
         digest: Its fingerprint.
         outs: Folder of the studies' folders.
+
+    Returns:
+        The record, with the folder of the training under ``trained_in``.
     """
     if run.seed is None:
         return None
@@ -257,49 +225,8 @@ def find_twin(run: Run, digest: str, outs: Path) -> Path | None:
             record = json.loads(path.read_text())
             same = record.get('fingerprint') == digest
             if same and record.get('status') == FINISHED:
-                return path
+                return {'trained_in': str(path.parent), **record}
     return None
-
-
-def checkpoints_of(part: Any) -> list[str]:
-    """Paths and URLs of checkpoints in a config, or a part of one."""
-    if isinstance(part, (list, tuple)):
-        return [path for item in part for path in checkpoints_of(item)]
-    if not isinstance(part, dict):
-        return []
-    found = []
-    for key, value in part.items():
-        if key in CHECKPOINT_KEYS and isinstance(value, str):
-            found.append(value)
-        else:
-            found += checkpoints_of(value)
-    return found
-
-
-def file_digest(path: str) -> str | None:
-    """Hash of a file, None where it is none of this machine."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        return None
-    return _hash_of(file).hexdigest()[:16]
-
-
-def _hash_of(file: Path) -> Any:
-    """SHA-256 of a file, which a study asks for once per run and more."""
-    status = file.stat()
-    return _read_hash(file, status.st_mtime_ns, status.st_size).copy()
-
-
-@functools.lru_cache(maxsize=8)
-def _read_hash(file: Path, *version: int) -> Any:
-    with file.open('rb') as opened:
-        return sha256_of(opened)
-
-
-def config_text(cfg: Config) -> str:
-    """A config as JSON, wherever this package lies."""
-    text = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
-    return text.replace(_ROOT, '')
 
 
 def read_curve(folder: Path) -> list[tuple[int, float]]:

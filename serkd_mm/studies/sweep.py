@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 import time
@@ -19,6 +18,7 @@ from ..benchmarks.measure import Options
 from ..benchmarks.report import environment
 from ..engine.config_checks import hook_path
 from .difference import why_other
+from .fingerprint import file_digest, fingerprint, has_teacher
 from .process import Launcher, RunError, lock
 from .runs import (
     FAILED,
@@ -26,11 +26,8 @@ from .runs import (
     LOG,
     RUNNING,
     Run,
-    file_digest,
     find_twin,
-    fingerprint,
     finished_curve,
-    has_teacher,
     runs_of,
     teacher_run,
 )
@@ -219,18 +216,12 @@ class Sweep:
         finally:
             slots.put(slot)
 
-    def _take_over(self, run: Run, twin: Path) -> str:
+    def _take_over(self, run: Run, twin: dict[str, Any]) -> str:
         """Write the record of the same training down as this run's."""
-        if run.record() is not None:
-            run.clear()
-        record = json.loads(twin.read_text())
-        run.write_record({
-            **record,
-            'study': self.study.name,
-            'experiment': run.experiment.name,
-            'trained_in': record.get('trained_in', str(twin.parent)),
-        })  # fmt: skip
-        return f'top-1 {record["last"]:.2f}, as trained in {twin.parent}'
+        run.clear()
+        own = dict(study=self.study.name, experiment=run.experiment.name)
+        run.write_record({**twin, **own})
+        return f'top-1 {twin["last"]:.2f}, as trained in {twin["trained_in"]}'
 
     def _train(self, run: Run, digest: str, slot: int, held: IO) -> str:
         resume = run.checkpoint() is not None

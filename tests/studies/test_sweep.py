@@ -20,13 +20,9 @@ from mmengine.config import Config
 
 from serkd_mm.studies import Run, Study, Sweep, runs_of
 from serkd_mm.studies import sweep as sweep_module
+from serkd_mm.studies.fingerprint import file_digest, fingerprint
 from serkd_mm.studies.process import RunError, lock, slot_environment
-from serkd_mm.studies.runs import (
-    file_digest,
-    fingerprint,
-    finished_curve,
-    read_curve,
-)
+from serkd_mm.studies.runs import finished_curve, read_curve
 
 from .fakes import (
     FakeLauncher,
